@@ -1,0 +1,234 @@
+"""What plugins declare and fulfil: workloads, backends, placements, buses and sensors.
+
+Nothing here imports a numeric library: arrays and namespaces are typed ``Any`` because they belong to the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from routerd.types import Device, Scalar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Params: TypeAlias = Mapping[str, Any]
+Arrays: TypeAlias = Mapping[str, Any]
+Dims: TypeAlias = Mapping[str, int]
+HostArrays: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
+
+DEVICE_KINDS = ("cpu", "metal_gpu", "neural_engine", "cuda_gpu", "quantum_annealer", "hybrid", "cluster", "in_process")
+
+#: The backend whose float64 result is the contract that every other backend is compared with.
+CONTRACT_BACKEND = "cpu.numpy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A scalar parameter with its type, unit and bounds; ``default=None`` makes it required.
+
+    ``minimum`` and ``maximum`` are inclusive unless ``above_minimum`` asks for strictly more than ``minimum``.
+    """
+
+    name: str
+    type: Literal["float", "int", "bool", "str"]
+    doc: str
+    unit: str = ""
+    default: Scalar | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    above_minimum: bool = False
+    choices: tuple[str, ...] = ()
+
+    @property
+    def required(self) -> bool:
+        return self.default is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Array:
+    """An input or output array. Its shape mixes fixed lengths and named dimensions: ``("T", "N")``; ``()`` is a scalar.
+
+    ``minimum``/``maximum`` bound every element (``above_minimum``: strictly above); ``finite`` refuses NaN and infinity.
+    An input is passed in ``dtype``; a client may also send any dtype of ``accepts``.
+    """
+
+    name: str
+    shape: tuple[str | int, ...]
+    doc: str
+    unit: str = ""
+    dtype: str = "float64"
+    accepts: tuple[str, ...] = ("float64", "float32")
+    finite: bool = True
+    minimum: float | None = None
+    maximum: float | None = None
+    above_minimum: bool = False
+
+
+class Example(NamedTuple):
+    """Parameters and host arrays of one task, as an example generator makes them."""
+
+    params: dict[str, Scalar]
+    arrays: dict[str, Any]
+
+
+class Namespace(Protocol):
+    """The array namespace that kernels are written against, bound to one device and one floating precision.
+
+    ``xp`` follows the Python array API standard; ``real`` and ``integer`` are its floating and 64-bit integer dtypes.
+    Kernels create arrays through these methods so that they land on the right device in the right precision.
+    """
+
+    name: str
+    xp: Any
+    real: Any
+    integer: Any
+
+    def asarray(self, values: Any) -> Any:
+        """A real array on the device from nested sequences or a host array."""
+
+    def arange(self, start: int, stop: int) -> Any:
+        """Consecutive 64-bit integers on the device, ``stop`` excluded."""
+
+    def zeros(self, shape: tuple[int, ...]) -> Any:
+        """A real array of zeros on the device."""
+
+    def matmul(self, left: Any, right: Any, *, into: str | None = None) -> Any:
+        """Matrix product; ``into`` names the output that the product is, so it may be written in place."""
+
+    def from_host(self, array: Any) -> Any:
+        """A host array on the device; floating input becomes ``real``."""
+
+    def to_host(self, array: Any) -> Any:
+        """A device result as a host array (float64 for floating results)."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished all that was asked of it."""
+
+
+Kernel: TypeAlias = Callable[[Namespace, Params, Arrays], Arrays]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One computation that can be asked for, declared once for every device.
+
+    Attributes:
+        name: ``family.operation``, e.g. ``options.monte_carlo_european``.
+        engines: the client engines that use it.
+        kernel: the computation, written once against a :class:`Namespace`. Returns every output by name.
+        work: from parameters and dimensions to the number that cost grows with.
+        work_unit: what ``work`` counts, e.g. ``"multiply-adds"``.
+        example: ``example(work, rng)`` makes a task of about that much work (for proof and calibration).
+        work_range: the smallest and largest work that calibration covers.
+        tolerance: largest relative error accepted when a task names none.
+        batch_dim: the dimension that policies see as ``task.batch``.
+        check: raises ``InvalidArray`` or ``InvalidParameter`` for content no declaration can express.
+        matmul_bound: the time is in matrix products, so reduced-precision matrix units apply.
+    """
+
+    name: str
+    summary: str
+    source: str
+    engines: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+    kernel: Kernel
+    work: Callable[[Params, Dims], float]
+    work_unit: str
+    example: Callable[[float, np.random.Generator], Example]
+    work_range: tuple[float, float]
+    tolerance: float
+    batch_dim: str | None = None
+    check: Callable[[Params, HostArrays], None] | None = None
+    matmul_bound: bool = False
+    cpu_only: bool = False
+    split: Callable[[Example, Sequence[float]], list[Example]] | None = None
+    merge: Callable[[list[HostArrays]], dict[str, Any]] | None = None
+
+    @property
+    def family(self) -> str:
+        return self.name.split(".", 1)[0]
+
+    @property
+    def dim_names(self) -> tuple[str, ...]:
+        """Named dimensions of the inputs, in order of appearance."""
+        seen = [dim for array in self.inputs for dim in array.shape if isinstance(dim, str)]
+        return tuple(dict.fromkeys(seen))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSpec:
+    """A backend as its plugin announces it: light, so that the daemon never imports the framework behind it.
+
+    ``factory`` is ``"module:Class"``, imported only inside a worker and called with ``options``. Backends with the same
+    ``(device_kind, group)`` share one worker process.
+    """
+
+    name: str
+    device_kind: str
+    precision: str
+    factory: str
+    group: str = "main"
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+class Execution(NamedTuple):
+    """What a backend's ``execute`` gives: host arrays, and where the seconds went."""
+
+    outputs: dict[str, Any]
+    transfer_seconds: float
+    kernel_seconds: float
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Code that runs kernels on a device. It lives in a worker; every method is called from one thread."""
+
+    def probe(self) -> Device:
+        """Describe the device. Raises ``Unavailable(reason)`` where it is absent; users are shown the reason."""
+
+    def supports(self, workload: Workload) -> bool:
+        """Whether the workload can run here. May raise ``Unavailable(reason)`` to say why not."""
+
+    def prepare(self, workload: Workload) -> None:
+        """Compile, convert, warm up: what makes the first call slow."""
+
+    def execute(self, workload: Workload, params: Params, inputs: HostArrays, into: HostArrays) -> Execution:
+        """Run one task. ``into`` holds writable host arrays for outputs whose shape is known; using them is optional."""
+
+    def close(self) -> None:
+        """Release the device."""
+
+
+class Placement(Protocol):
+    """Where the threads of a worker run."""
+
+    name: str
+
+    def probe(self) -> Device:
+        """Describe what can be placed. Raises ``Unavailable(reason)``."""
+
+    def apply(self, role: str) -> str:
+        """Place the calling thread for a role (``latency``, ``throughput``, ``background``); returns what was done."""
+
+
+class Bus(Protocol):
+    """A transport for messages between engines."""
+
+    name: str
+
+    def probe(self) -> Device:
+        """Describe the transport. Raises ``Unavailable(reason)``."""
+
+
+class Sensor(Protocol):
+    """A source of hardware facts. Facts not known are left out, never guessed."""
+
+    name: str
+
+    def read(self) -> Mapping[str, Scalar]:
+        """Facts by policy name (``hardware.thermal`` …). Must not block; raises ``Unavailable(reason)``."""

@@ -1,0 +1,44 @@
+"""NumPy in float64: the contract, and the namespace that is always there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from routerd.interfaces import HostArrays
+
+
+class NumpyNamespace:
+    """NumPy on the host. ``into`` holds writable buffers for outputs that a kernel may fill in place."""
+
+    name = "numpy"
+    xp = np
+    real = np.float64
+    integer = np.int64
+
+    def __init__(self, into: HostArrays | None = None) -> None:
+        self._into = into or {}
+
+    def asarray(self, values: Any) -> np.ndarray[Any, Any]:
+        return np.asarray(values, dtype=self.real)
+
+    def arange(self, start: int, stop: int) -> np.ndarray[Any, Any]:
+        return np.arange(start, stop, dtype=self.integer)
+
+    def zeros(self, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        return np.zeros(shape, dtype=self.real)
+
+    def matmul(self, left: Any, right: Any, *, into: str | None = None) -> np.ndarray[Any, Any]:
+        return np.matmul(left, right, out=self._into.get(into) if into else None)
+
+    def from_host(self, array: Any) -> np.ndarray[Any, Any]:
+        if np.issubdtype(array.dtype, np.floating):
+            return np.asarray(array, dtype=self.real)
+        return np.asarray(array)
+
+    def to_host(self, array: Any) -> np.ndarray[Any, Any]:
+        return np.asarray(array)
+
+    def synchronize(self) -> None:
+        """NumPy is done when it returns."""

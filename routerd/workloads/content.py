@@ -1,0 +1,75 @@
+"""Checks of array content against its declaration, and the error measure of proofs. Runs in workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from routerd.errors import InvalidArray
+from routerd.interfaces import HostArrays, Params, Workload
+
+
+def check_content(workload: Workload, params: Params, inputs: HostArrays) -> None:
+    """Raise ``InvalidArray`` for NaN, infinity or values out of bounds where the workload does not allow them.
+
+    Whatever is unsafe to compute on is found here, before a kernel sees it.
+    """
+    for declared in workload.inputs:
+        array = inputs[declared.name]
+        if array.size == 0:
+            continue
+        # min and max propagate NaN, so two passes without temporaries answer every question.
+        low, high = float(array.min()), float(array.max())
+        if declared.finite and not (np.isfinite(low) and np.isfinite(high)):
+            position = np.unravel_index(int(np.argmin(np.isfinite(array))), array.shape)
+            place = ", ".join(str(int(index)) for index in position)
+            raise InvalidArray(
+                f"{workload.name}: {declared.name}[{place}] is {array[position]}; only finite values are allowed",
+                array=declared.name,
+            )
+        below = declared.minimum is not None and (
+            low <= declared.minimum if declared.above_minimum else low < declared.minimum
+        )
+        if below:
+            sign = ">" if declared.above_minimum else ">="
+            raise InvalidArray(
+                f"{workload.name}: {declared.name} must be {sign} {declared.minimum:g} everywhere, its least value is {low:g}",
+                array=declared.name,
+            )
+        if declared.maximum is not None and high > declared.maximum:
+            raise InvalidArray(
+                f"{workload.name}: {declared.name} must be <= {declared.maximum:g} everywhere, its greatest value is {high:g}",
+                array=declared.name,
+            )
+    if workload.check is not None:
+        workload.check(params, inputs)
+
+
+def relative_error(outputs: HostArrays, contract: HostArrays) -> float:
+    """The largest relative error over all outputs: ‖output − contract‖ ÷ ‖contract‖ (Frobenius).
+
+    NaN must stand in the same places on both sides (an indicator's warm-up); a mismatch, a wrong shape or a missing
+    output gives infinity.
+    """
+    worst = 0.0
+    for name, expected in contract.items():
+        actual = outputs.get(name)
+        if actual is None or np.shape(actual) != np.shape(expected):
+            return float("inf")
+        worst = max(worst, _array_error(np.asarray(actual), np.asarray(expected)))
+    return worst
+
+
+def _array_error(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+    if expected.dtype.kind != "f":
+        return 0.0 if np.array_equal(actual, expected) else float("inf")
+    defined = np.isfinite(expected)
+    if not np.array_equal(defined, np.isfinite(actual)):
+        return float("inf")
+    wanted, got = expected[defined], np.asarray(actual, dtype=np.float64)[defined]
+    scale = float(np.linalg.norm(wanted))
+    difference = float(np.linalg.norm(got - wanted))
+    if scale == 0.0:
+        return 0.0 if difference == 0.0 else float("inf")
+    return difference / scale
