@@ -79,15 +79,17 @@ class Namespace(Protocol):
 
     ``xp`` follows the Python array API standard; ``real`` and ``integer`` are its floating and 64-bit integer dtypes.
     Kernels create arrays through these methods so that they land on the right device in the right precision.
+    ``block`` is how many elements a kernel's temporaries should have: what a CPU's cache holds, or what fills a GPU.
     """
 
     name: str
     xp: Any
     real: Any
     integer: Any
+    block: int
 
     def asarray(self, values: Any) -> Any:
-        """A real array on the device from nested sequences or a host array."""
+        """A real array on the device from nested sequences, a host array or a device array of any dtype."""
 
     def arange(self, start: int, stop: int) -> Any:
         """Consecutive 64-bit integers on the device, ``stop`` excluded."""
@@ -101,8 +103,8 @@ class Namespace(Protocol):
     def from_host(self, array: Any) -> Any:
         """A host array on the device; floating input becomes ``real``."""
 
-    def to_host(self, array: Any) -> Any:
-        """A device result as a host array (float64 for floating results)."""
+    def to_host(self, array: Any, *, out: Any = None) -> Any:
+        """A device result as a host array (float64 for floating results), written to ``out`` where that saves a copy."""
 
     def synchronize(self) -> None:
         """Wait until the device has finished all that was asked of it."""

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
+from typing import Any
 
+from routerd.errors import OutOfMemory
 from routerd.interfaces import Execution, HostArrays, Namespace, Params, Workload
 
+_NO_BUFFERS: Mapping[str, Any] = {}
 
-def execute_kernel(namespace: Namespace, workload: Workload, params: Params, inputs: HostArrays) -> Execution:
-    """Run the workload's own kernel on ``namespace``; outputs come back as host arrays."""
-    started = perf_counter()
-    arrays = {name: namespace.from_host(array) for name, array in inputs.items()}
-    loaded = perf_counter()
-    results = workload.kernel(namespace, params, arrays)
-    namespace.synchronize()
-    computed = perf_counter()
-    outputs = {name: namespace.to_host(array) for name, array in results.items()}
-    unloaded = perf_counter()
+
+def execute_kernel(
+    namespace: Namespace, workload: Workload, params: Params, inputs: HostArrays, into: HostArrays = _NO_BUFFERS
+) -> Execution:
+    """Run the workload's own kernel on ``namespace``; outputs come back as host arrays.
+
+    ``into`` holds host buffers that outputs may be written to; an output that was is the buffer itself.
+    Raises ``OutOfMemory`` where the host or the device ran out of it, and whatever else the kernel raises.
+    """
+    try:
+        started = perf_counter()
+        arrays = {name: namespace.from_host(array) for name, array in inputs.items()}
+        loaded = perf_counter()
+        results = workload.kernel(namespace, params, arrays)
+        namespace.synchronize()
+        computed = perf_counter()
+        outputs = {name: namespace.to_host(array, out=into.get(name)) for name, array in results.items()}
+        unloaded = perf_counter()
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                f"{workload.name} needs more memory than {namespace.name} can get: {_first_line(error)}; "
+                f"send smaller inputs or let another backend take it"
+            ) from error
+        raise
     return Execution(outputs, (loaded - started) + (unloaded - computed), computed - loaded)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a framework means that memory ran out. torch and MLX say so in a ``RuntimeError`` of their own words."""
+    if isinstance(error, MemoryError):
+        return True
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        phrase in words for phrase in ("out of memory", "allocate memory", "attempting to allocate")
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -7,7 +7,7 @@ from routerd.interfaces import Workload
 
 def builtin_workloads() -> tuple[Workload, ...]:
     """Every workload that ships with routerd, ordered by name."""
-    from routerd.workloads import linalg
+    from routerd.workloads import analytics, indicators, linalg, ml, options, risk
 
-    families = (linalg,)
+    families = (analytics, indicators, linalg, ml, options, risk)
     return tuple(sorted((w for family in families for w in family.WORKLOADS), key=lambda workload: workload.name))

@@ -80,6 +80,16 @@ def bind(
     )
 
 
+def dims_of(workload: Workload, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The named dimensions of inputs that were bound before, from their shapes alone; nothing is checked."""
+    return {
+        dim: length
+        for array in workload.inputs
+        for dim, length in zip(array.shape, shapes[array.name], strict=False)
+        if isinstance(dim, str)
+    }
+
+
 def output_shape(array: Array, dims: Mapping[str, int]) -> tuple[int, ...] | None:
     """The shape of an output for these dimensions, or ``None`` where only the kernel can tell."""
     try:

@@ -30,8 +30,8 @@ GEMM = Workload(
     engines=("Analytics", "ML"),
     parameters=(),
     inputs=(
-        Array(name="a", shape=("m", "k"), doc="left factor"),
-        Array(name="b", shape=("k", "n"), doc="right factor"),
+        Array(name="a", shape=("m", "k"), doc="left factor; NaN and infinity propagate", finite=False),
+        Array(name="b", shape=("k", "n"), doc="right factor; NaN and infinity propagate", finite=False),
     ),
     outputs=(Array(name="c", shape=("m", "n"), doc="the product"),),
     kernel=_gemm,

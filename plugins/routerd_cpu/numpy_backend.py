@@ -1,0 +1,31 @@
+"""``cpu.numpy``: the contract. Every kernel as it is written, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from routerd.interfaces import Execution, HostArrays, Params, Workload
+from routerd.namespaces.execution import execute_kernel
+from routerd.namespaces.numpy import NumpyNamespace
+from routerd.types import Device
+from routerd_cpu.processor import available_threads, describe, read_processor
+
+
+class NumpyBackend:
+    """NumPy on the processor. Products are written straight into the output buffers where a kernel says which."""
+
+    def probe(self) -> Device:
+        return describe(read_processor(), threads=available_threads(), numpy=np.__version__)
+
+    def supports(self, workload: Workload) -> bool:
+        del workload  # whatever is in the catalogue runs here, or there would be nothing to compare with
+        return True
+
+    def prepare(self, workload: Workload) -> None:
+        """There is nothing to compile."""
+
+    def execute(self, workload: Workload, params: Params, inputs: HostArrays, into: HostArrays) -> Execution:
+        return execute_kernel(NumpyNamespace(into), workload, params, inputs, into)
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,83 @@
+"""Inference of small neural networks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from routerd.interfaces import Array, Arrays, Dims, Example, Namespace, Params, Workload
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_FEATURES, _HIDDEN_1, _HIDDEN_2, _OUTPUTS = 64, 128, 64, 1
+
+
+def _mlp_inference(namespace: Namespace, params: Params, arrays: Arrays) -> Arrays:
+    hidden = _relu(namespace, namespace.matmul(arrays["x"], arrays["w1"]), arrays["b1"])
+    hidden = _relu(namespace, namespace.matmul(hidden, arrays["w2"]), arrays["b2"])
+    result = namespace.matmul(hidden, arrays["w3"], into="y")
+    result += arrays["b3"]
+    return {"y": result}
+
+
+def _relu(namespace: Namespace, product: Any, bias: Any) -> Any:
+    product += bias
+    return namespace.xp.maximum(product, namespace.zeros(()))
+
+
+def _operations(params: Params, dims: Dims) -> float:
+    layers = dims["features"] * dims["h1"] + dims["h1"] * dims["h2"] + dims["h2"] * dims["outputs"]
+    return 2.0 * dims["rows"] * layers
+
+
+def _mlp_example(work: float, rng: np.random.Generator) -> Example:
+    """The 64-128-64-1 network with He's initialisation, on as many rows as the work asks for."""
+    import numpy as np
+
+    layers = _FEATURES * _HIDDEN_1 + _HIDDEN_1 * _HIDDEN_2 + _HIDDEN_2 * _OUTPUTS
+    rows = max(1, round(work / (2.0 * layers)))
+
+    def weights(fan_in: int, fan_out: int) -> Any:
+        return rng.standard_normal((fan_in, fan_out)) * np.sqrt(2.0 / fan_in)
+
+    return Example(
+        {},
+        {
+            "x": rng.standard_normal((rows, _FEATURES)),
+            "w1": weights(_FEATURES, _HIDDEN_1),
+            "b1": 0.1 * rng.standard_normal(_HIDDEN_1),
+            "w2": weights(_HIDDEN_1, _HIDDEN_2),
+            "b2": 0.1 * rng.standard_normal(_HIDDEN_2),
+            "w3": weights(_HIDDEN_2, _OUTPUTS),
+            "b3": 0.1 * rng.standard_normal(_OUTPUTS),
+        },
+    )
+
+
+MLP_INFERENCE = Workload(
+    name="ml.mlp_inference",
+    summary="Multilayer perceptron with two hidden ReLU layers: y = relu(relu(x·W1 + b1)·W2 + b2)·W3 + b3.",
+    source="Goodfellow, Bengio, Courville (2016), Deep Learning, chapter 6",
+    engines=("ML", "Factor"),
+    parameters=(),
+    inputs=(
+        Array(name="x", shape=("rows", "features"), doc="one sample a row"),
+        Array(name="w1", shape=("features", "h1"), doc="weights of the first hidden layer"),
+        Array(name="b1", shape=("h1",), doc="biases of the first hidden layer"),
+        Array(name="w2", shape=("h1", "h2"), doc="weights of the second hidden layer"),
+        Array(name="b2", shape=("h2",), doc="biases of the second hidden layer"),
+        Array(name="w3", shape=("h2", "outputs"), doc="weights of the output layer"),
+        Array(name="b3", shape=("outputs",), doc="biases of the output layer"),
+    ),
+    outputs=(Array(name="y", shape=("rows", "outputs"), doc="the network's linear outputs"),),
+    kernel=_mlp_inference,
+    work=_operations,
+    work_unit="floating-point operations",
+    example=_mlp_example,
+    work_range=(3.3e4, 3.3e9),
+    tolerance=1e-5,
+    batch_dim="rows",
+    matmul_bound=True,
+)
+
+WORKLOADS = (MLP_INFERENCE,)
