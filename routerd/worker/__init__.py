@@ -1,0 +1,1 @@
+"""Worker processes: the process itself (`process`), what it computes (`host`), and its supervisor in the daemon."""

@@ -1,0 +1,227 @@
+"""Proof and calibration in the background: pairs in use first, the rest in idle time; serving never waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable, Collection, Sequence
+from statistics import median
+
+from msgspec import msgpack
+
+from routerd.costs.fingerprint import fingerprint, kernel_digest
+from routerd.costs.model import Point
+from routerd.errors import RouterdError, Unavailable, WorkerCrashed
+from routerd.interfaces import CONTRACT_BACKEND, Workload
+from routerd.logs import get_logger
+from routerd.store import Store
+from routerd.worker import messages
+from routerd.worker.fleet import BackendState, Fleet, Knowledge, Pair
+from routerd.worker.supervisor import BACKGROUND
+
+_log = get_logger("calibration")
+
+#: A pair whose error passes this computes something else, whatever tolerance a task may name.
+QUARANTINE_ERROR = 0.05
+_POINTS = 7
+_MAD_TO_SIGMA = 1.4826
+_IDLE_POLL_SECONDS = 0.05
+_RETRY_SECONDS = 600.0
+
+
+class Calibrator:
+    """Brings every (backend, workload) pair from unproved to proved and timed, and keeps what it learns."""
+
+    def __init__(
+        self, fleet: Fleet, store: Store, *, run_seconds: float, when_idle: bool, on_change: Callable[[], None]
+    ) -> None:
+        self._fleet = fleet
+        self._store = store
+        self._run_seconds = run_seconds
+        self._when_idle = when_idle
+        self._wake = asyncio.Event()
+        self._progress = asyncio.Condition()
+        self._retry_at: dict[tuple[str, str], float] = {}
+        self._fingerprints: dict[tuple[str, str], str] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._on_change = on_change
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._work(), name="calibrator")
+
+    async def stop(self) -> None:
+        """Stop and keep what running corrections have taught."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        for backend in self._fleet.backends.values():
+            for pair in backend.pairs.values():
+                if pair.model.calibrated and pair.model.observations:
+                    self._keep(backend, pair)
+
+    def restore(self, backend: BackendState) -> None:
+        """A backend came up: take back what was measured under the same fingerprint; the rest will be done."""
+        if backend.device is None:
+            return
+        kept: dict[str, dict[tuple[str, str], bytes]] = {}
+        for name, pair in backend.pairs.items():
+            if pair.model.calibrated or pair.unsupported is not None:
+                continue
+            key = fingerprint(backend.spec, backend.device, kernel_digest(self._fleet.workloads[name]))
+            self._fingerprints[backend.spec.name, name] = key
+            if key not in kept:
+                kept[key] = self._store.load_calibrations(key)
+            known = kept[key].get((backend.spec.name, name))
+            if known is not None:
+                pair.restore(msgpack.decode(known, type=Knowledge))
+                self._schedule_retry(backend, pair)
+        self._on_change()
+        self._wake.set()
+
+    def nudge(self) -> None:
+        """Something changed outside: look again for work, and let those who wait look again."""
+        self._wake.set()
+
+    def pending(self, workloads: Collection[str]) -> list[tuple[str, str]]:
+        """Pairs of these workloads that are still to be proved or timed."""
+        return [
+            (backend.spec.name, pair.workload)
+            for backend, pair in self._open_pairs()
+            if not workloads or pair.workload in workloads
+        ]
+
+    async def complete(self, workloads: Sequence[str], *, again: bool) -> None:
+        """Return once every pair of these workloads (all when empty) is proved and timed, or known to be unable."""
+        names = set(workloads) or set(self._fleet.workloads)
+        if again:
+            for backend in self._fleet.backends.values():
+                for name in names & backend.pairs.keys():
+                    fresh = Pair(name, backend.pairs[name].unsupported)
+                    fresh.error = 0.0 if backend.spec.name == CONTRACT_BACKEND else None
+                    backend.pairs[name] = fresh
+            self._retry_at.clear()
+        self._fleet.wanted |= names
+        self._wake.set()
+        async with self._progress:
+            await self._progress.wait_for(lambda: not self._starting() and not self.pending(names))
+
+    def _starting(self) -> bool:
+        return any(backend.state == "starting" for backend in self._fleet.backends.values())
+
+    def _open_pairs(self) -> list[tuple[BackendState, Pair]]:
+        now = asyncio.get_running_loop().time()
+        return [
+            (backend, pair)
+            for backend in self._fleet.backends.values()
+            if backend.state == "ready"
+            for name, pair in backend.pairs.items()
+            if pair.unsupported is None
+            and (pair.error is None or pair.quarantine is not None or not pair.model.calibrated)
+            and self._retry_at.get((backend.spec.name, name), 0.0) <= now
+        ]
+
+    async def _work(self) -> None:
+        while True:
+            pair = self._next()
+            if pair is None:
+                async with self._progress:
+                    self._progress.notify_all()
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), _RETRY_SECONDS)
+                continue
+            await self._bring_up(*pair)
+            async with self._progress:
+                self._progress.notify_all()
+
+    def _next(self) -> tuple[BackendState, Pair] | None:
+        candidates = [
+            (backend, pair)
+            for backend, pair in self._open_pairs()
+            if self._when_idle or pair.workload in self._fleet.wanted
+        ]
+        if not candidates:
+            return None
+        return min(candidates, key=lambda one: (one[1].workload not in self._fleet.wanted, one[1].model.calibrated))
+
+    async def _bring_up(self, backend: BackendState, pair: Pair) -> None:
+        name, workload = backend.spec.name, self._fleet.workloads[pair.workload]
+        try:
+            if pair.error is None or pair.quarantine is not None:
+                pair.error = pair.quarantine = None
+                await self._prove(backend, pair, workload)
+            if pair.quarantine is None:
+                await self._time(backend, pair, workload)
+        except (WorkerCrashed, Unavailable) as error:
+            _log.warning("proof interrupted", backend=name, workload=workload.name, reason=error.message)
+            self._retry_at[name, workload.name] = asyncio.get_running_loop().time() + 1.0
+            asyncio.get_running_loop().call_later(1.0, self._wake.set)
+            return
+        except RouterdError as error:
+            pair.error, pair.quarantine = math.inf, error.message
+        if pair.quarantine is not None:
+            _log.warning("pair quarantined", backend=name, workload=workload.name, reason=pair.quarantine)
+            self._schedule_retry(backend, pair)
+        self._keep(backend, pair)
+        self._on_change()
+
+    async def _prove(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
+        low, high = workload.work_range
+        # The contract runs every example too, so the largest stays well below the calibrated range's end.
+        works = (low, math.sqrt(low * high), low * (high / low) ** 0.8)
+        await self._idle(backend)
+        answer = await backend.worker.ask(
+            lambda number: (messages.Prove(number, backend.spec.name, workload.name, works), ()),
+            seconds=self._run_seconds,
+            priority=BACKGROUND,
+        )
+        pair.error = answer.outcome.error
+        pair.model.cold_seconds = answer.outcome.cold_seconds
+        if not pair.error <= QUARANTINE_ERROR:
+            pair.quarantine = f"relative error {pair.error:.2g} against the contract"
+        self._on_change()
+
+    async def _time(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
+        low, high = workload.work_range
+        points: list[Point] = []
+        for step in range(_POINTS):
+            work = low * (high / low) ** (step / (_POINTS - 1))
+            if points and points[-1].seconds * work / points[-1].work > self._run_seconds:
+                break  # the next size would hold the worker too long; beyond it the model extrapolates
+            await self._idle(backend)
+            points.append(await self._measure(backend, workload, work))
+        for point in points:
+            pair.model.add_point(point)
+
+    async def _measure(self, backend: BackendState, workload: Workload, work: float) -> Point:
+        answer = await backend.worker.ask(
+            lambda number: (messages.Measure(number, backend.spec.name, workload.name, work, self._run_seconds), ()),
+            seconds=self._run_seconds,
+            priority=BACKGROUND,
+        )
+        outcome: messages.Measured = answer.outcome
+        centre = median(outcome.seconds)
+        deviations = [abs(math.log(seconds / centre)) for seconds in outcome.seconds]
+        return Point(outcome.work, centre, _MAD_TO_SIGMA * median(deviations))
+
+    async def _idle(self, backend: BackendState) -> None:
+        """Wait until no worker of the device computes: a timing beside other work would be a wrong timing."""
+        while any(
+            not worker.idle
+            for worker in self._fleet.workers
+            if worker.up and worker.specs[0].device_kind == backend.spec.device_kind
+        ):
+            await asyncio.sleep(_IDLE_POLL_SECONDS)
+
+    def _keep(self, backend: BackendState, pair: Pair) -> None:
+        key = self._fingerprints.get((backend.spec.name, pair.workload))
+        if key is not None:
+            self._store.save_calibration(key, backend.spec.name, pair.workload, msgpack.encode(pair.knowledge()))
+
+    def _schedule_retry(self, backend: BackendState, pair: Pair) -> None:
+        """A quarantined pair gets another chance later: a driver may have been mended."""
+        if pair.quarantine is not None:
+            now = asyncio.get_running_loop().time()
+            self._retry_at[backend.spec.name, pair.workload] = now + _RETRY_SECONDS

@@ -1,0 +1,212 @@
+"""The asyncio client: one connection, any number of requests in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Raw
+
+from routerd.client import core
+from routerd.client.arrays import Segments, whole_pages
+from routerd.client.result import TaskResult
+from routerd.errors import DaemonUnreachable, RouterdError
+from routerd.memory import receive
+from routerd.outbox import Outbox, close_all
+from routerd.protocol import Alloc, Nothing, Reply, Run
+from routerd.types import ArrayRef, Decision
+
+
+class AsyncRouter:
+    """A connection to the daemon for asyncio. Made by :func:`connect`; belongs to the loop it was made in."""
+
+    def __init__(self, path: Path, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._path = path
+        self._socket = connection
+        self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox(connection, self._fail)
+        self._replies = core.ReplyStream()
+        self._waiting: dict[int, asyncio.Future[tuple[Reply, list[int]]]] = {}
+        self._ids = itertools.count(1)
+        self._open = True
+        self._segments = Segments(0)
+        self._loop.add_reader(connection, self._readable)
+
+    async def __aenter__(self) -> AsyncRouter:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def greet(self, name: str) -> None:
+        """Exchange hello. Raises what the daemon refuses with."""
+        reply, _descriptors = await self._send(0, core.hello_frame(name))
+        self.welcome = core.welcome_decoder.decode(core.result_of(reply))
+        self._segments = Segments(self.welcome.limits.inline_array_bytes)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests can be sent."""
+        return self._open
+
+    async def close(self) -> None:
+        """Disconnect. Requests in flight fail; arrays stay readable."""
+        self._fail("closed by this client")
+
+    async def decide(self, workload: str, **arguments: Any) -> Decision:
+        """See :meth:`routerd.client.Router.decide`."""
+        return core.decision_decoder.decode(await self._call("decide", core.ask_of(workload, arguments)))
+
+    async def run(self, workload: str, **arguments: Any) -> TaskResult:
+        """See :meth:`routerd.client.Router.run`. Input arrays must not change until the result is there."""
+        params, arrays = core.split_arguments(arguments)
+        staged: list[int] = []
+        refs = {name: await self._reference(name, array, staged) for name, array in arrays.items()}
+        reuse, free = self._segments.give_back()
+        number = next(self._ids)
+        frame = self._frame(number, "run", Run(workload, params, refs, reuse, free))
+        waiting = self._send(number, frame)
+        # The worker reads staged arrays until it replies, even if nobody here waits any more.
+        waiting.add_done_callback(lambda _future: self._segments.unstage(staged))
+        try:
+            reply, descriptors = await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            waiting.add_done_callback(self._abandon)
+            raise
+        return self._finish(reply, descriptors)
+
+    async def empty(self, shape: int | tuple[int, ...], dtype: Any = "float64") -> np.ndarray[Any, Any]:
+        """See :meth:`routerd.client.Router.empty`."""
+        lengths = (shape,) if isinstance(shape, int) else tuple(shape)
+        kind = np.dtype(dtype)
+        return self._segments.empty(await self._alloc(core.empty_bytes(lengths, kind)), lengths, kind)
+
+    async def price_option_metal(
+        self, *, spot_price: float, strike_price: float, volatility: float, num_simulations: int
+    ) -> TaskResult:
+        """See :meth:`routerd.client.Router.price_option_metal`."""
+        return await self.run(
+            "options.monte_carlo_european",
+            spot_price=spot_price,
+            strike_price=strike_price,
+            volatility=volatility,
+            num_simulations=num_simulations,
+        )
+
+    async def call(self, method: str, params: Any = None) -> Any:
+        """See :meth:`routerd.client.Router.call`."""
+        return msgspec.msgpack.decode(await self._call(method, Nothing() if params is None else params))
+
+    def _finish(self, reply: Reply, descriptors: list[int]) -> TaskResult:
+        core.adopt(reply, descriptors, self._segments, output=True)
+        result = core.result_decoder.decode(core.result_of(reply))
+        self._segments.taken(result.outputs)
+        return TaskResult(result, self._segments.results(result.outputs))
+
+    def _abandon(self, waiting: asyncio.Future[tuple[Reply, list[int]]]) -> None:
+        """The result of a cancelled run arrived: accept it and let it go, so that its segment is used again."""
+        if waiting.exception() is None:
+            with contextlib.suppress(RouterdError):
+                self._finish(*waiting.result())
+
+    async def _reference(self, name: str, array: np.ndarray[Any, Any], staged: list[int]) -> ArrayRef:
+        ref = self._segments.locate(name, array)
+        if ref is not None:
+            return ref
+        number = self._segments.take_staging(array.nbytes)
+        if number is None:
+            number = await self._alloc(whole_pages(array.nbytes))
+        staged.append(number)
+        return self._segments.fill(number, array)
+
+    async def _alloc(self, size: int) -> int:
+        number = next(self._ids)
+        reply, descriptors = await asyncio.shield(self._send(number, self._frame(number, "alloc", Alloc(size))))
+        core.adopt(reply, descriptors, self._segments, output=False)
+        return core.segment_decoder.decode(core.result_of(reply)).segment
+
+    async def _call(self, method: str, params: Any) -> Raw:
+        number = next(self._ids)
+        reply, _descriptors = await self._send(number, self._frame(number, method, params))
+        return core.result_of(reply)
+
+    def _frame(self, number: int, method: str, params: Any) -> bytes:
+        return core.request_frame(number, method, params, self.welcome.limits.max_frame_bytes)
+
+    def _send(self, number: int, frame: bytes) -> asyncio.Future[tuple[Reply, list[int]]]:
+        if not self._open:
+            raise DaemonUnreachable(f"the connection to {self._path} is closed")
+        future: asyncio.Future[tuple[Reply, list[int]]] = self._loop.create_future()
+        self._waiting[number] = future
+        self._outbox.put(frame)
+        return future
+
+    def _readable(self) -> None:
+        try:
+            data, descriptors = receive(self._socket, core.CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(f"connection lost: {error.strerror}")
+            return
+        if not data:
+            self._fail("the daemon closed the connection")
+            return
+        for reply, mine in self._replies.feed(data, descriptors):
+            future = self._waiting.pop(reply.id, None)
+            if future is not None and not future.done():
+                future.set_result((reply, mine))
+            else:  # a call that was cancelled carries no descriptors; runs are shielded and never end up here
+                close_all(mine)
+                if reply.id == 0 and reply.error is not None:  # about the connection as a whole
+                    self._fail(reply.error.message)
+                    return
+
+    def _fail(self, reason: str) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._socket)
+        self._outbox.close()
+        self._replies.close()
+        self._socket.close()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(DaemonUnreachable(f"{self._path}: {reason}"))
+                future.exception()  # whoever waits still gets it; nobody waiting is no fault
+        self._waiting.clear()
+
+
+async def connect(
+    path: str | Path | None = None, *, name: str | None = None, timeout: float = core.CONNECT_SECONDS
+) -> AsyncRouter:
+    """The asyncio twin of :func:`routerd.connect`: ``async with await connect() as router``."""
+    where = core.socket_path(path)
+    router = AsyncRouter(where, await _open(where, timeout))
+    try:
+        await router.greet(core.client_name(name))
+    except BaseException:
+        await router.close()
+        raise
+    return router
+
+
+async def _open(path: Path, timeout: float) -> socket.socket:
+    deadline = asyncio.get_running_loop().time() + timeout
+    while True:
+        try:
+            return core.open_socket(path)
+        except DaemonUnreachable as error:
+            if not error.detail.get("may_come") or asyncio.get_running_loop().time() >= deadline:
+                raise
+        await asyncio.sleep(core.RETRY_SECONDS)

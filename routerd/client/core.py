@@ -1,0 +1,172 @@
+"""What the synchronous and the asyncio client share: requests to bytes, bytes to replies, errors to exceptions."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Raw
+
+from routerd.client.arrays import Segments
+from routerd.errors import DaemonUnreachable, InvalidArray, InvalidParameter, LimitExceeded, RouterdError, from_wire
+from routerd.outbox import close_all
+from routerd.paths import default_socket_path
+from routerd.protocol import (
+    PROTOCOL_VERSIONS,
+    Ask,
+    FrameBuffer,
+    Hello,
+    Reply,
+    Request,
+    SegmentInfo,
+    Welcome,
+    encode,
+    encode_frame,
+)
+from routerd.types import ITEM_BYTES, ArrayRef, Decision, Result, Scalar
+
+#: A daemon may be starting (a service manager starts both at once): wait this long for it before giving up.
+CONNECT_SECONDS = 3.0
+RETRY_SECONDS = 0.02
+CHUNK = 1 << 18
+
+_MAX_REPLY = 1 << 30
+_reply_decoder = msgspec.msgpack.Decoder(Reply)
+decision_decoder = msgspec.msgpack.Decoder(Decision)
+result_decoder = msgspec.msgpack.Decoder(Result)
+segment_decoder = msgspec.msgpack.Decoder(SegmentInfo)
+welcome_decoder = msgspec.msgpack.Decoder(Welcome)
+
+
+def socket_path(path: str | Path | None) -> Path:
+    """The given path, or where a daemon of this user listens."""
+    return Path(path) if path is not None else default_socket_path(os.environ, sys.platform)
+
+
+def open_socket(path: Path) -> socket.socket:
+    """Connect once. Raises ``DaemonUnreachable``; ``detail["may_come"]`` says whether waiting could help."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(str(path))
+    except OSError as error:
+        connection.close()
+        raise DaemonUnreachable(
+            f"no daemon answers on {path} ({error.strerror or error}); start one with: routerd",
+            socket=str(path),
+            may_come=isinstance(error, FileNotFoundError | ConnectionRefusedError | BlockingIOError),
+        ) from error
+    return connection
+
+
+def client_name(name: str | None) -> str:
+    """The given name, or the running program's."""
+    return name or Path(sys.argv[0] or "python").name or "python"
+
+
+def hello_frame(name: str) -> bytes:
+    """The first message of a connection."""
+    return request_frame(0, "hello", Hello(PROTOCOL_VERSIONS, name), None)
+
+
+def request_frame(request_id: int, method: str, params: Any, limit: int | None) -> bytes:
+    """One request. Raises ``LimitExceeded`` rather than send a frame that the daemon would refuse."""
+    frame = encode_frame(Request(request_id, method, Raw(encode(params))))
+    if limit is not None and len(frame) - 4 > limit:
+        raise LimitExceeded(f"the request has {len(frame) - 4} bytes, the daemon takes {limit}", limit=limit)
+    return frame
+
+
+class ReplyStream:
+    """Replies from a byte stream, each with the descriptors that belong to it (the receiver closes them)."""
+
+    def __init__(self) -> None:
+        self._frames = FrameBuffer(_MAX_REPLY)
+        self._descriptors: list[int] = []
+
+    def feed(self, data: bytes, descriptors: list[int]) -> Iterator[tuple[Reply, list[int]]]:
+        self._descriptors += descriptors
+        for body in self._frames.feed(data):
+            reply = _reply_decoder.decode(body)
+            count = len(reply.segments)
+            mine, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+            yield reply, mine
+
+    def close(self) -> None:
+        close_all(self._descriptors)
+
+
+def result_of(reply: Reply) -> Raw:
+    """The result, or the error as the exception of its code."""
+    if reply.error is not None:
+        raise from_wire(reply.error.code, reply.error.message, reply.error.detail)
+    if not bytes(reply.result):
+        raise RouterdError("the daemon sent a reply without result or error")
+    return reply.result
+
+
+def adopt(reply: Reply, descriptors: list[int], segments: Segments, *, output: bool) -> None:
+    """Map the segments that came with a reply and close their descriptors."""
+    try:
+        for info, descriptor in zip(reply.segments, descriptors, strict=True):
+            if output:
+                segments.adopt_output(info, descriptor)
+            else:
+                segments.adopt_input(info, descriptor)
+    finally:
+        close_all(descriptors)
+
+
+def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Scalar], dict[str, np.ndarray[Any, Any]]]:
+    """Keyword arguments of ``run`` as parameters and arrays; nested lists become float64 arrays."""
+    params: dict[str, Scalar] = {}
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for name, value in arguments.items():
+        if isinstance(value, np.ndarray):
+            arrays[name] = value
+        elif isinstance(value, np.generic):
+            params[name] = value.item()
+        elif isinstance(value, bool | int | float | str):
+            params[name] = value
+        elif hasattr(value, "__array__") or isinstance(value, list | tuple):
+            arrays[name] = _as_array(name, value)
+        elif value is not None:
+            raise InvalidParameter(f"{name} must be a number, a string or an array, got {type(value).__name__}")
+    return params, arrays
+
+
+def ask_of(workload: str, arguments: Mapping[str, Any]) -> Ask:
+    """The question that ``decide`` sends: arrays by their shape alone. A tuple of lengths is a shape."""
+    shapes = {name: value for name, value in arguments.items() if _is_shape(value)}
+    params, arrays = split_arguments({name: value for name, value in arguments.items() if name not in shapes})
+    refs = {name: ArrayRef(tuple(shape), "float64") for name, shape in shapes.items()}
+    for name, array in arrays.items():
+        refs[name] = ArrayRef(array.shape, str(array.dtype))
+    return Ask(workload, params, refs)
+
+
+def empty_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Bytes of an array for ``empty``. Raises ``InvalidArray`` for a dtype or shape that cannot be sent."""
+    if str(dtype) not in ITEM_BYTES:
+        raise InvalidArray(f"dtype {dtype} cannot be sent; routerd takes {', '.join(ITEM_BYTES)}")
+    if any(length < 1 for length in shape):
+        raise InvalidArray(f"an array in shared memory needs at least one element, got shape {shape}")
+    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(length, int) for length in value)
+
+
+def _as_array(name: str, value: Any) -> np.ndarray[Any, Any]:
+    array = np.asarray(value)
+    if array.dtype.kind in "iu" and not hasattr(value, "__array__"):
+        array = array.astype(np.float64)  # [1, 2, 3] means numbers, not 64-bit integers
+    if array.dtype.kind not in "fiub":
+        raise InvalidArray(f"{name} is no array of numbers", array=name)
+    return array

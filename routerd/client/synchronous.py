@@ -1,0 +1,213 @@
+"""The synchronous client: one connection, one request after the other, safe to share between threads."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import select
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Raw
+
+from routerd.client import core
+from routerd.client.arrays import Segments, whole_pages
+from routerd.client.result import TaskResult
+from routerd.errors import DaemonUnreachable
+from routerd.memory import receive
+from routerd.protocol import Alloc, Nothing, Reply, Run
+from routerd.types import ArrayRef, Decision
+
+_SURE_BYTES = 1 << 15  # a socket with nothing unread takes this much without waiting for its reader
+
+
+def connect(
+    path: str | Path | None = None, *, name: str | None = None, timeout: float = core.CONNECT_SECONDS
+) -> Router:
+    """Connect to the daemon of this user, waiting up to ``timeout`` seconds for one that is starting.
+
+    Args:
+        path: the daemon's socket; by default ``$ROUTERD_SOCKET`` or the place where a daemon of this user listens.
+        name: what policies and logs call this client; by default the program's name.
+        timeout: seconds to wait for the daemon.
+
+    Raises:
+        DaemonUnreachable: nobody answered in time.
+        PermissionDenied: the daemon gives this user no role.
+    """
+    return Router(core.socket_path(path), core.client_name(name), timeout)
+
+
+class Router:
+    """A connection to the daemon. Use as a context manager, or call :meth:`close`."""
+
+    def __init__(self, path: Path, name: str, timeout: float) -> None:
+        self._path = path
+        self._socket = _connect(path, timeout)
+        self._lock = threading.RLock()
+        self._ids = itertools.count(1)
+        self._replies = core.ReplyStream()
+        reply, _descriptors = self._exchange(core.hello_frame(name), {0})[0]
+        try:
+            self.welcome = core.welcome_decoder.decode(core.result_of(reply))
+        except BaseException:
+            self._socket.close()
+            raise
+        self._segments = Segments(self.welcome.limits.inline_array_bytes)
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect. Arrays stay readable; the daemon frees its side."""
+        self._socket.close()
+        self._replies.close()
+
+    def decide(self, workload: str, **arguments: Any) -> Decision:
+        """Where the task should run, and why. Arrays may be given by their shape: ``returns=(1250, 5000)``.
+
+        Raises the ``BadRequest`` kinds for a bad task and ``NoCandidate`` if nothing may run it.
+        """
+        return core.decision_decoder.decode(self._call("decide", core.ask_of(workload, arguments)))
+
+    def decide_many(self, tasks: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Decision]:
+        """Several decisions in one go: all questions are sent before the first answer is read.
+
+        Args:
+            tasks: pairs of workload name and arguments, as for :meth:`decide`.
+        """
+        asks = [core.ask_of(workload, arguments) for workload, arguments in tasks]
+        with self._lock:
+            numbers = [next(self._ids) for _ in asks]
+            limit = self.welcome.limits.max_frame_bytes
+            frames = [
+                core.request_frame(number, "decide", ask, limit) for number, ask in zip(numbers, asks, strict=True)
+            ]
+            replies = self._exchange(b"".join(frames), set(numbers))
+        answers = {reply.id: reply for reply, _descriptors in replies}
+        return [core.decision_decoder.decode(core.result_of(answers[number])) for number in numbers]
+
+    def run(self, workload: str, **arguments: Any) -> TaskResult:
+        """Run a task on the hardware that the daemon chooses and wait for its outputs.
+
+        Scalars are parameters (``num_simulations=…``, also ``tolerance``, ``deadline_ms``, ``priority``), arrays are
+        inputs; an array from :meth:`empty` is passed without a copy.
+        """
+        params, arrays = core.split_arguments(arguments)
+        with self._lock:
+            staged: list[int] = []
+            try:
+                refs = {name: self._reference(name, one, staged) for name, one in arrays.items()}
+                reuse, free = self._segments.give_back()
+                reply, descriptors = self._request("run", Run(workload, params, refs, reuse, free))
+            finally:
+                self._segments.unstage(staged)
+            core.adopt(reply, descriptors, self._segments, output=True)
+            result = core.result_decoder.decode(core.result_of(reply))
+            self._segments.taken(result.outputs)
+            return TaskResult(result, self._segments.results(result.outputs))
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any = "float64") -> np.ndarray[Any, Any]:
+        """An uninitialised array in shared memory: ``run`` passes it, or a contiguous part of it, without a copy."""
+        lengths = (shape,) if isinstance(shape, int) else tuple(shape)
+        kind = np.dtype(dtype)
+        with self._lock:
+            return self._segments.empty(self._alloc(core.empty_bytes(lengths, kind)), lengths, kind)
+
+    def price_option_metal(
+        self, *, spot_price: float, strike_price: float, volatility: float, num_simulations: int
+    ) -> TaskResult:
+        """Price a European call (one year, rate 0.05) by Monte Carlo; ``price`` and ``standard_error``.
+
+        The name says Metal; the daemon places it on the hardware that is fastest here.
+        """
+        return self.run(
+            "options.monte_carlo_european",
+            spot_price=spot_price,
+            strike_price=strike_price,
+            volatility=volatility,
+            num_simulations=num_simulations,
+        )
+
+    def call(self, method: str, params: Any = None) -> Any:
+        """Any method of the protocol, its result as plain data. ``params`` is a mapping or a protocol struct."""
+        return msgspec.msgpack.decode(self._call(method, Nothing() if params is None else params))
+
+    def _reference(self, name: str, array: np.ndarray[Any, Any], staged: list[int]) -> ArrayRef:
+        ref = self._segments.locate(name, array)
+        if ref is not None:
+            return ref
+        number = self._segments.take_staging(array.nbytes)
+        if number is None:
+            number = self._alloc(whole_pages(array.nbytes))
+        staged.append(number)
+        return self._segments.fill(number, array)
+
+    def _alloc(self, size: int) -> int:
+        reply, descriptors = self._request("alloc", Alloc(size))
+        core.adopt(reply, descriptors, self._segments, output=False)
+        return core.segment_decoder.decode(core.result_of(reply)).segment
+
+    def _call(self, method: str, params: Any) -> Raw:
+        with self._lock:
+            reply, _descriptors = self._request(method, params)
+        return core.result_of(reply)
+
+    def _request(self, method: str, params: Any) -> tuple[Reply, list[int]]:
+        number = next(self._ids)
+        frame = core.request_frame(number, method, params, self.welcome.limits.max_frame_bytes)
+        return self._exchange(frame, {number})[0]
+
+    def _exchange(self, frames: bytes, numbers: set[int]) -> list[tuple[Reply, list[int]]]:
+        """Send requests and return their replies. Reading goes on while sending, or a long pipeline would lock up."""
+        found: list[tuple[Reply, list[int]]] = []
+        try:
+            rest = memoryview(frames)
+            while len(rest) > _SURE_BYTES:
+                readable, writable, _ = select.select([self._socket], [self._socket], [])
+                if readable:
+                    found += self._next(numbers)
+                if writable:
+                    with contextlib.suppress(BlockingIOError):
+                        rest = rest[self._socket.send(rest[:_SURE_BYTES], socket.MSG_DONTWAIT) :]
+            self._socket.sendall(rest)
+            while len(found) < len(numbers):
+                found += self._next(numbers)
+        except OSError as error:
+            raise DaemonUnreachable(f"the connection to {self._path} broke: {error.strerror or error}") from error
+        return found
+
+    def _next(self, numbers: set[int]) -> list[tuple[Reply, list[int]]]:
+        data, descriptors = receive(self._socket, core.CHUNK)
+        if not data:
+            raise DaemonUnreachable(f"the daemon at {self._path} closed the connection")
+        found = []
+        for reply, mine in self._replies.feed(data, descriptors):
+            if reply.id not in numbers:
+                core.result_of(reply)  # an error about the connection as a whole has id 0
+                continue
+            found.append((reply, mine))
+        return found
+
+
+def _connect(path: Path, timeout: float) -> socket.socket:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return core.open_socket(path)
+        except DaemonUnreachable as error:
+            if not error.detail.get("may_come") or time.monotonic() >= deadline:
+                raise
+        time.sleep(core.RETRY_SECONDS)

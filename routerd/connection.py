@@ -1,0 +1,115 @@
+"""One client connection on the event loop: bytes in, frames out, nothing else's business."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+
+from routerd.errors import ProtocolError
+from routerd.outbox import Outbox, close_all
+from routerd.protocol import FrameBuffer, Reply, encode_frame, failure
+
+_CHUNK = 1 << 16  # what one client may have handled before the others get their turn
+_PAUSE_BYTES = 1 << 18
+
+
+class Connection:
+    """Reads frames for ``on_frame`` and writes replies, as many together as there are.
+
+    A peer that does not read its replies is not read from either; if replies to what it asked earlier still grow beyond
+    ``max_unsent_bytes``, it is detached. ``on_close`` is called exactly once.
+    """
+
+    def __init__(
+        self,
+        peer: socket.socket,
+        *,
+        max_frame_bytes: int,
+        max_unsent_bytes: int,
+        on_frame: Callable[[bytes], None],
+        on_close: Callable[[str], None],
+    ) -> None:
+        peer.setblocking(False)
+        self._socket = peer
+        self._frames = FrameBuffer(max_frame_bytes)
+        self._max_unsent = max_unsent_bytes
+        self._on_frame = on_frame
+        self._on_close = on_close
+        self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox(peer, self.close, self._resume)
+        self._paused = False
+        self._batch: list[bytes] | None = None
+        self.open = True
+        self._loop.add_reader(peer, self._readable)
+
+    def send(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send a frame. ``descriptors`` now belong to the connection, which closes them."""
+        if not self.open:
+            close_all(descriptors)
+            return
+        if self._batch is not None and not descriptors:
+            self._batch.append(frame)
+            return
+        self._flush_batch()
+        self._put(frame, descriptors)
+
+    def close(self, reason: str) -> None:
+        """End the connection. Replies that the peer has not taken are lost with it."""
+        if not self.open:
+            return
+        self.open = False
+        self._loop.remove_reader(self._socket)
+        self._outbox.close()
+        self._socket.close()
+        self._on_close(reason)
+
+    @property
+    def drained(self) -> bool:
+        """Whether the kernel has taken everything sent."""
+        return self._outbox.unsent_bytes == 0
+
+    def _readable(self) -> None:
+        try:
+            data = self._socket.recv(_CHUNK)  # descriptors that a client might attach are dropped by the kernel
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.close(f"connection lost: {error.strerror}")
+            return
+        if not data:
+            self.close("closed by the client")
+            return
+        self._batch = []
+        try:
+            for body in self._frames.feed(data):
+                self._on_frame(body)
+                if not self.open:
+                    return
+        except ProtocolError as error:
+            self._batch.append(encode_frame(Reply(0, error=failure(error))))
+            self._flush_batch()
+            self.close(error.message)
+            return
+        finally:
+            if self.open:
+                self._flush_batch()
+            self._batch = None
+        if self.open and self._outbox.unsent_bytes > _PAUSE_BYTES:
+            self._paused = True
+            self._loop.remove_reader(self._socket)
+
+    def _resume(self) -> None:
+        if self._paused and self.open:
+            self._paused = False
+            self._loop.add_reader(self._socket, self._readable)
+
+    def _flush_batch(self) -> None:
+        if self._batch:
+            frames, self._batch = b"".join(self._batch), []
+            self._put(frames)
+
+    def _put(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
+        self._outbox.put(frame, descriptors)
+        if self._outbox.unsent_bytes > self._max_unsent:
+            self.close(f"the client does not read: {self._outbox.unsent_bytes} bytes wait for it")

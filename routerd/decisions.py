@@ -1,0 +1,66 @@
+"""Answering ``decide`` again without deciding again, as long as nothing that matters has changed.
+
+The answer to a question is kept, encoded, under the bytes of the question and who asks. Any change of policy, model,
+backend or queue moves the router's ``epoch``, any change of time or hardware that the policy looks at gives new ambient
+facts, and either empties the cache. Each answer still gets an id of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from routerd.protocol import Ask, encode
+from routerd.router import Router
+from routerd.session import Session
+from routerd.store import DecisionRecord
+
+_ENTRIES = 4096
+
+
+class _Entry(NamedTuple):
+    before: bytes
+    after: bytes
+    record: DecisionRecord
+
+
+class DecisionCache:
+    """Encoded decisions by question."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._decoder = msgspec.msgpack.Decoder(Ask)
+        self._entries: dict[tuple[tuple[str, int, int], bytes], _Entry] = {}
+        self._epoch = -1
+        self._ambient: Mapping[str, Any] = {}
+        self.hits = 0
+        self.misses = 0
+
+    def decide(self, session: Session, params: msgspec.Raw) -> bytes:
+        """The encoded :class:`~routerd.types.Decision` for an encoded :class:`~routerd.protocol.Ask`."""
+        router = self._router
+        ambient = router.ambient()
+        if router.epoch != self._epoch or ambient is not self._ambient:
+            self._entries.clear()
+            self._epoch, self._ambient = router.epoch, ambient
+        key = (session.identity, bytes(params))
+        entry = self._entries.get(key)
+        if entry is not None:
+            self.hits += 1
+            decision_id = router.next_id()
+            router.record_decide(msgspec.structs.replace(entry.record, decision_id=decision_id, time=time.time()))
+            return b"".join((entry.before, decision_id.encode(), entry.after))
+        self.misses += 1
+        plan = router.plan(self._decoder.decode(params), session)
+        record = router.record_of(plan, session, "decide")
+        router.record_decide(record)
+        encoded = encode(plan.decision)
+        if plan.cacheable:
+            if len(self._entries) >= _ENTRIES:
+                self._entries.clear()
+            before, _, after = encoded.partition(record.decision_id.encode())
+            self._entries[key] = _Entry(before, after, record)
+        return encoded

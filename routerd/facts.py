@@ -1,0 +1,113 @@
+"""The facts that policies ask about, gathered for one task. What is not known is left out, never guessed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psutil
+
+from routerd.interfaces import Workload
+from routerd.session import Session
+from routerd.types import Scalar, Task
+from routerd.worker.fleet import Fleet
+
+_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_SENSOR_SECONDS = 2.0
+_AMBIENT_SECONDS = 0.01
+_AMBIENT_SUBJECTS = ("flags", "time", "hardware")
+
+
+class FactSource:
+    """Gathers facts. Only those that the policy in force uses are read from the machine."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        flags: Mapping[str, Scalar | None],
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fleet = fleet
+        self._clock = clock
+        self._monotonic = monotonic
+        self._flags = {f"flags.{name}": value for name, value in flags.items() if value is not None}
+        self._machine: dict[str, Any] = {}
+        self._machine_at = -_SENSOR_SECONDS
+        self._ambient_facts: dict[str, Any] = {}
+        self._ambient_used: frozenset[str] | None = None
+        self._ambient_at = 0.0
+
+    def gather(self, task: Task, workload: Workload, session: Session, used: frozenset[str]) -> dict[str, Any]:
+        """Facts about this task from this client, with those of time and hardware that ``used`` names."""
+        facts: dict[str, Any] = {
+            "workload.name": task.workload,
+            "workload.family": workload.family,
+            "workload.engine": workload.engines,
+            "task.work": task.work,
+            "task.bytes": task.nbytes,
+            "task.tolerance": task.tolerance,
+            "task.priority": task.priority,
+            "client.name": session.name,
+            "client.uid": session.uid,
+            "client.gid": session.gid,
+        }
+        if task.batch is not None:
+            facts["task.batch"] = task.batch
+        if task.deadline_seconds is not None:
+            facts["task.deadline_ms"] = task.deadline_seconds * 1000.0
+        facts.update(self.ambient(used))
+        return facts
+
+    def ambient(self, used: frozenset[str]) -> dict[str, Any]:
+        """Those of the facts ``used`` that depend on no task: flags, time, hardware. Read at most a hundred times a second.
+
+        While nothing changed it is the same object, so that a cache can tell by identity.
+        """
+        now = self._monotonic()
+        if now - self._ambient_at >= _AMBIENT_SECONDS or used is not self._ambient_used:
+            names = [name for name in used if name.partition(".")[0] in _AMBIENT_SUBJECTS]
+            read = {name: value for name in names if (value := self._read(name)) is not None}
+            if read != self._ambient_facts:
+                self._ambient_facts = read
+            self._ambient_at, self._ambient_used = now, used
+        return self._ambient_facts
+
+    def _read(self, name: str) -> Any:
+        subject, _, rest = name.partition(".")
+        if subject == "flags":
+            return self._flags.get(name)
+        if subject == "time":
+            now = time.localtime(self._clock())
+            return time.strftime("%H:%M", now) if rest == "local" else _WEEKDAYS[now.tm_wday]
+        if subject == "hardware":
+            device, _, quantity = rest.partition(".")
+            return self._device(device, quantity) if quantity else self._sensors().get(rest)
+        return None
+
+    def _device(self, kind: str, quantity: str) -> Any:
+        backends = [backend for backend in self._fleet.backends.values() if backend.spec.device_kind == kind]
+        ready = [backend for backend in backends if backend.state == "ready"]
+        if quantity == "available":
+            return bool(ready)
+        if quantity == "queue_ms" and ready:
+            return min(backend.worker.queue_seconds() for backend in ready) * 1000.0
+        if kind == "cpu" and quantity in ("free_bytes", "utilisation"):
+            return self._sensors().get(quantity)
+        return None
+
+    def _sensors(self) -> dict[str, Any]:
+        """The machine's own readings, at most one reading every two seconds."""
+        now = self._monotonic()
+        if now - self._machine_at >= _SENSOR_SECONDS:
+            self._machine_at = now
+            self._machine = {
+                "free_bytes": psutil.virtual_memory().available,
+                "utilisation": psutil.cpu_percent(interval=None) / 100.0,
+            }
+            battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+            if battery is not None and battery.power_plugged is not None:
+                self._machine["on_battery"] = not battery.power_plugged
+        return self._machine

@@ -1,0 +1,107 @@
+"""Shared-memory segments: anonymous, passed by descriptor, gone when the last holder lets go.
+
+Linux: ``memfd_create``, sealed so that nobody can shrink or grow a segment under a reader; its writer may also seal
+future writable mappings. macOS: ``shm_open`` and an immediate unlink (a shared-memory object there can be sized once
+only, which gives the same guarantee). Nothing has a name that could leak or be guessed.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import mmap
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Sequence
+
+#: Offsets of arrays inside a segment are multiples of this, so that every element type and SIMD load is aligned.
+ALIGNMENT = 64
+#: Most descriptors that one message may carry (the kernel's SCM_MAX_FD is 253).
+MAX_DESCRIPTORS = 64
+
+_F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
+_F_GET_SEALS = getattr(fcntl, "F_GET_SEALS", 1034)
+_SEAL_SHRINK, _SEAL_GROW, _SEAL_FUTURE_WRITE = 0x0002, 0x0004, 0x0010
+_ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+def create_segment(size: int) -> int:
+    """A descriptor of a new, zero-filled, size-sealed segment. Raises ``OSError`` when memory or descriptors run out."""
+    if sys.platform == "linux":
+        descriptor = os.memfd_create("routerd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        descriptor = _create_unlinked(size)
+    try:
+        os.ftruncate(descriptor, size)
+        if sys.platform == "linux":
+            fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEAL_SHRINK | _SEAL_GROW)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _create_unlinked(size: int) -> int:
+    """The POSIX way without memfd: a shared-memory object whose random name lives for microseconds."""
+    import _posixshmem
+
+    del size
+    name = f"/routerd-{secrets.token_hex(8)}"
+    descriptor: int = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600)
+    _posixshmem.shm_unlink(name)
+    return descriptor
+
+
+def seal_future_writes(descriptor: int) -> bool:
+    """Forbid writable mappings made from now on; the caller's own stays. ``False`` where the kernel cannot."""
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEAL_FUTURE_WRITE)
+    except OSError:  # EINVAL before Linux 5.1: the segment stays writable for its holders, as on macOS
+        return False
+    return True
+
+
+def is_write_sealed(descriptor: int) -> bool:
+    """Whether writable mappings of the segment are forbidden."""
+    return sys.platform == "linux" and bool(fcntl.fcntl(descriptor, _F_GET_SEALS) & _SEAL_FUTURE_WRITE)
+
+
+def map_segment(descriptor: int, size: int, *, writable: bool) -> mmap.mmap:
+    """Map the segment; the descriptor may be closed afterwards. Raises ``OSError`` or ``ValueError`` if it is smaller."""
+    if os.fstat(descriptor).st_size < size:
+        raise ValueError(f"segment has {os.fstat(descriptor).st_size} bytes, {size} expected")
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=protection)
+
+
+def align(offset: int) -> int:
+    """The next aligned offset."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def receive(connection: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """Up to ``size`` bytes and the descriptors that came with them (close-on-exec). Empty bytes mean end of stream."""
+    data, ancillary, _flags, _address = connection.recvmsg(size, _ANCILLARY_BYTES, _CLOEXEC)
+    if not ancillary:
+        return data, []
+    descriptors = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
+    if not _CLOEXEC:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+    return data, list(descriptors)
+
+
+def send(connection: socket.socket, data: bytes, descriptors: Sequence[int]) -> int:
+    """Send what fits, descriptors attached to the first byte; returns the bytes taken."""
+    if not descriptors:
+        return connection.send(data)
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    return connection.sendmsg([data], ancillary)

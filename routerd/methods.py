@@ -1,0 +1,158 @@
+"""What a client can ask: each method with the role it needs, its parameters and its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+
+from routerd.decisions import DecisionCache
+from routerd.errors import LimitExceeded
+from routerd.policies import PolicyKeeper
+from routerd.protocol import (
+    Alloc,
+    Ask,
+    Calibrate,
+    DecisionId,
+    Free,
+    Named,
+    Nothing,
+    PolicyPaths,
+    Run,
+    SegmentInfo,
+    Tail,
+    encode,
+)
+from routerd.reports import Reporter
+from routerd.router import Router
+from routerd.session import Role, Session
+from routerd.store import Store
+from routerd.worker.fleet import Fleet
+
+
+class Attached(NamedTuple):
+    """An encoded result, and the segments whose descriptors go with it."""
+
+    result: bytes
+    segments: tuple[SegmentInfo, ...] = ()
+    descriptors: Sequence[int] = ()
+
+
+Immediate: TypeAlias = Callable[[Session, msgspec.Raw], bytes]
+Eventual: TypeAlias = Callable[[Session, msgspec.Raw], Awaitable[Attached]]
+_P = TypeVar("_P")
+
+
+class Method(NamedTuple):
+    """One method: answered at once (``immediate``) or by a task (``eventual``). ``works`` ones end when a drain begins."""
+
+    role: Role
+    immediate: Immediate | None = None
+    eventual: Eventual | None = None
+    works: bool = False
+
+
+def method_table(
+    router: Router,
+    cache: DecisionCache,
+    fleet: Fleet,
+    store: Store,
+    policies: PolicyKeeper,
+    reporter: Reporter,
+    calibrate: Callable[[Calibrate], Awaitable[Any]],
+) -> dict[str, Method]:
+    """Every method of protocol version 1."""
+    work = _Work(router, fleet)
+
+    async def decisions_tail(_session: Session, params: Tail) -> Any:
+        return await asyncio.to_thread(store.decisions, params.limit, params.workload, params.since)
+
+    async def decisions_get(_session: Session, params: DecisionId) -> Any:
+        return await asyncio.to_thread(store.decision, params.decision_id)
+
+    async def calibration(_session: Session, params: Calibrate) -> Any:
+        for name in params.workloads:
+            router.workload(name)
+        return await calibrate(params)
+
+    return {
+        "decide": Method("read", immediate=cache.decide, works=True),
+        "run": Method("execute", eventual=work.run, works=True),
+        "alloc": Method("execute", eventual=work.alloc, works=True),
+        "free": _at_once("execute", Free, work.free),
+        "ping": _at_once("read", Nothing, lambda _session, _params: {"pong": True}),
+        "status": _at_once("read", Nothing, lambda _session, _params: reporter.status()),
+        "stats": _at_once("read", Nothing, lambda _session, _params: reporter.stats()),
+        "backends": _at_once("read", Nothing, lambda _session, _params: reporter.backends()),
+        "workloads": _at_once("read", Named, lambda _session, params: reporter.workloads(params.name)),
+        "flags": _at_once("read", Nothing, lambda _session, _params: reporter.flags()),
+        "calibrate": _later("admin", Calibrate, calibration),
+        "calibrate.pending": _at_once("read", Calibrate, lambda _session, params: reporter.pending(params.workloads)),
+        "policy.show": _later("read", Nothing, policies.show),
+        "policy.eval": _at_once("read", Ask, policies.evaluate),
+        "policy.explain": _later("read", DecisionId, policies.explain),
+        "policy.apply": _later("admin", PolicyPaths, policies.apply, works=True),
+        "policy.history": _later("read", Tail, policies.history),
+        "decisions.tail": _later("read", Tail, decisions_tail),
+        "decisions.get": _later("read", DecisionId, decisions_get),
+    }
+
+
+class _Work:
+    """Execution and the segments that it needs."""
+
+    def __init__(self, router: Router, fleet: Fleet) -> None:
+        self._router = router
+        self._fleet = fleet
+        self._run_decoder = msgspec.msgpack.Decoder(Run)
+        self._alloc_decoder = msgspec.msgpack.Decoder(Alloc)
+
+    async def run(self, session: Session, params: msgspec.Raw) -> Attached:
+        request = self._run_decoder.decode(params)
+        if request.reuse:
+            self._fleet.recycle(session.number, session.reusable(request.reuse))
+        if request.free:
+            self._release(session, request.free)
+        if len(request.arrays) > session.limits.max_arrays:
+            raise LimitExceeded(
+                f"{len(request.arrays)} arrays exceed the limit of {session.limits.max_arrays} for one task",
+                limit=session.limits.max_arrays,
+            )
+        completed = await self._router.run(Ask(request.workload, request.params, request.arrays), session)
+        return Attached(encode(completed.result), completed.created, completed.descriptors)
+
+    async def alloc(self, session: Session, params: msgspec.Raw) -> Attached:
+        size = self._alloc_decoder.decode(params).size
+        try:
+            segment = session.alloc(size)
+        except OSError as error:
+            raise LimitExceeded(f"the machine cannot give a segment of {size} bytes: {error.strerror}") from error
+        return Attached(encode(segment.info), (segment.info,), (os.dup(segment.descriptor),))
+
+    def free(self, session: Session, params: Free) -> Any:
+        self._release(session, params.segments)
+        return {"freed": len(params.segments)}
+
+    def _release(self, session: Session, segments: Sequence[int]) -> None:
+        inputs, outputs = session.free(segments)
+        self._fleet.forget_segments([segment.info.segment for segment in inputs if segment.release()])
+        self._fleet.discard(session.number, outputs)
+
+
+def _at_once(role: Role, kind: type[_P], handler: Callable[[Session, _P], Any]) -> Method:
+    decoder = msgspec.msgpack.Decoder(kind)
+    return Method(role, immediate=lambda session, params: encode(handler(session, decoder.decode(params))))
+
+
+def _later(
+    role: Role, kind: type[_P], handler: Callable[[Session, _P], Awaitable[Any]], *, works: bool = False
+) -> Method:
+    decoder = msgspec.msgpack.Decoder(kind)
+
+    async def serve(session: Session, params: msgspec.Raw) -> Attached:
+        return Attached(encode(await handler(session, decoder.decode(params))))
+
+    return Method(role, eventual=serve, works=works)

@@ -1,0 +1,202 @@
+"""The wire: frames of a 4-byte little-endian length and one MessagePack message, for clients and workers alike."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct, field
+
+from routerd.errors import FrameTooLarge, MalformedFrame, RouterdError
+from routerd.types import ArrayRef, Scalar
+
+PROTOCOL_VERSIONS = (1,)
+HEADER = struct.Struct("<I")
+_EMPTY_MAP = Raw(b"\x80")
+_NOTHING = Raw(b"")
+
+
+class Request(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client asks. ``id`` is the client's own and comes back in the reply."""
+
+    id: int
+    method: str
+    params: Raw = _EMPTY_MAP
+
+
+class Failure(Struct, frozen=True, forbid_unknown_fields=True):
+    """An error as it travels: a stable code, a sentence, and the facts as data."""
+
+    code: str
+    message: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class SegmentInfo(Struct, frozen=True, forbid_unknown_fields=True):
+    """A segment's number and its size in bytes."""
+
+    segment: int
+    size: int
+
+
+class Reply(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``result`` or ``error``. ``segments`` names the segments whose descriptors come with this frame, in order."""
+
+    id: int
+    result: Raw = _NOTHING
+    error: Failure | None = None
+    segments: tuple[SegmentInfo, ...] = ()
+
+
+class Hello(Struct, frozen=True, forbid_unknown_fields=True):
+    """First message of a client: the protocol versions it speaks and its name in policies and logs."""
+
+    protocols: tuple[int, ...]
+    client: str
+
+
+class Limits(Struct, frozen=True):
+    """What the daemon accepts from one client; every excess gets an error that names the limit."""
+
+    max_frame_bytes: int
+    max_in_flight: int
+    max_arrays: int
+    max_segment_bytes: int
+    max_client_bytes: int
+    inline_array_bytes: int
+
+
+class Welcome(Struct, frozen=True):
+    """The answer to hello. ``client_class`` is the peer's role: ``read``, ``execute`` or ``admin``."""
+
+    protocol: int
+    server: str
+    client_class: str
+    limits: Limits
+
+
+class Ask(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``decide`` and ``policy.eval``: a task, whose arrays may be given by their shape alone."""
+
+    workload: str
+    params: dict[str, Scalar] = field(default_factory=dict)
+    arrays: dict[str, ArrayRef] = field(default_factory=dict)
+
+
+class Run(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``run``: a task with its data.
+
+    ``reuse`` names output segments that later results may overwrite (the client keeps its mapping); ``free`` names
+    segments of either kind that the client has unmapped.
+    """
+
+    workload: str
+    params: dict[str, Scalar] = field(default_factory=dict)
+    arrays: dict[str, ArrayRef] = field(default_factory=dict)
+    reuse: tuple[int, ...] = ()
+    free: tuple[int, ...] = ()
+
+
+class Alloc(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``alloc``: bytes wanted."""
+
+    size: int
+
+
+class Free(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``free``: segments that the client has unmapped."""
+
+    segments: tuple[int, ...]
+
+
+class Named(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``workloads`` and ``policy.explain``: one name, or all."""
+
+    name: str | None = None
+
+
+class Calibrate(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``calibrate``: which workloads (all when empty), and whether to forget what is known first."""
+
+    workloads: tuple[str, ...] = ()
+    again: bool = False
+
+
+class PolicyPaths(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``policy.apply``: absolute paths of files or directories; empty means the configured ones."""
+
+    paths: tuple[str, ...] = ()
+
+
+class Tail(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``decisions.tail``: the newest ``limit`` decisions, after ``since`` (Unix seconds) if given."""
+
+    limit: int = 20
+    workload: str | None = None
+    since: float | None = None
+
+
+class DecisionId(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``decisions.get``."""
+
+    decision_id: str
+
+
+class Nothing(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of methods that take none."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_frame(message: Any) -> bytes:
+    """One message as a whole frame."""
+    buffer = bytearray(HEADER.size)
+    _encoder.encode_into(message, buffer, HEADER.size)
+    HEADER.pack_into(buffer, 0, len(buffer) - HEADER.size)
+    return bytes(buffer)
+
+
+def encode(message: Any) -> bytes:
+    """One message without its frame header."""
+    return _encoder.encode(message)
+
+
+def failure(error: RouterdError) -> Failure:
+    """An exception as it travels."""
+    return Failure(error.code, error.message, error.detail)
+
+
+class FrameBuffer:
+    """Cuts a byte stream into message bodies, whatever the chunks."""
+
+    def __init__(self, max_frame_bytes: int) -> None:
+        self._limit = max_frame_bytes
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The complete bodies now known. Raises ``FrameTooLarge`` as soon as a header announces too much."""
+        if self._rest:
+            data = self._rest + data
+        position, end = 0, len(data)
+        while end - position >= HEADER.size:
+            (length,) = HEADER.unpack_from(data, position)
+            if length > self._limit:
+                raise FrameTooLarge(
+                    f"frame of {length} bytes exceeds the limit of {self._limit}; "
+                    "pass large arrays in a segment (method alloc)",
+                    limit=self._limit,
+                )
+            body_end = position + HEADER.size + length
+            if body_end > end:
+                break
+            yield data[position + HEADER.size : body_end]
+            position = body_end
+        self._rest = data[position:]
+
+
+def decode_error(error: msgspec.MsgspecError | UnicodeDecodeError, what: str) -> MalformedFrame:
+    """A decoder's complaint as a protocol error."""
+    return MalformedFrame(f"{what} is not valid: {error}")

@@ -1,0 +1,448 @@
+"""The heart: decide where a task runs, run it there, learn from it.
+
+``decide`` is: bind the task → ask the policy → predict every admissible backend → choose. ``run`` is the same, then
+queue → worker → (fallback) → observe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from routerd.costs.choice import Choice, Preference, choose
+from routerd.errors import (
+    ExecutionError,
+    NoCandidate,
+    OutOfMemory,
+    Overloaded,
+    RouterdError,
+    TaskTimeout,
+    Unavailable,
+    UnknownWorkload,
+    suggest,
+)
+from routerd.facts import FactSource
+from routerd.flags import Flags
+from routerd.interfaces import CONTRACT_BACKEND, Workload
+from routerd.logs import get_logger
+from routerd.policy import CompiledPolicy, Policy, Verdict
+from routerd.protocol import Ask, SegmentInfo
+from routerd.reasoning import explain
+from routerd.session import InputSegment, Session
+from routerd.store import DecisionRecord, Store
+from routerd.types import Candidate, Decision, Placed, Rejection, Result, Task, Timing
+from routerd.worker import messages
+from routerd.worker.fleet import BackendState, Fleet
+from routerd.worker.supervisor import FOREGROUND, Answer
+from routerd.workloads.binding import bind
+
+_log = get_logger("router")
+
+_GPU_KINDS = ("metal_gpu", "cuda_gpu")
+_OVERHEAD_PRIOR_SECONDS = 60e-6
+
+
+class ActivePolicy(NamedTuple):
+    """The policy in force: its source, its compiled form, and its generation."""
+
+    policy: Policy
+    compiled: CompiledPolicy
+    generation: int
+
+
+class Plan(NamedTuple):
+    """A decision with everything that led to it."""
+
+    task: Task
+    decision: Decision
+    ranking: tuple[Candidate, ...]
+    facts: Mapping[str, Any]
+    cacheable: bool
+
+
+class Completed(NamedTuple):
+    """A result and the new segments (with descriptors, which the receiver closes) that carry it."""
+
+    result: Result
+    created: tuple[SegmentInfo, ...]
+    descriptors: list[int]
+
+
+class Router:
+    """Decides and executes for all clients. ``epoch`` grows whenever a decision could come out differently."""
+
+    def __init__(self, fleet: Fleet, store: Store, flags: Flags, facts: FactSource, active: ActivePolicy) -> None:
+        self._fleet = fleet
+        self._store = store
+        self._flags = flags
+        self._facts = facts
+        self._active = active
+        self._ids = itertools.count(1)
+        self._boot = f"{int(time.time()) & 0xFFFFFFFF:08x}"
+        self._overhead: dict[str, float] = {}
+        self.epoch = 0
+        self.decided = 0
+        self.executed = 0
+        self.failed = 0
+        self.fallbacks = 0
+
+    @property
+    def active(self) -> ActivePolicy:
+        return self._active
+
+    def activate(self, active: ActivePolicy) -> None:
+        """Put a policy in force, whole, between two requests."""
+        self._active = active
+        self.epoch += 1
+
+    def changed(self) -> None:
+        """Something outside (a backend, a proof, a model) moved: decisions may come out differently."""
+        self.epoch += 1
+
+    def ambient(self) -> Mapping[str, Any]:
+        """The facts of time, hardware and flags that the policy in force uses; the same object while they stay."""
+        return self._facts.ambient(self._active.compiled.facts_used)
+
+    def next_id(self) -> str:
+        """A decision id: 20 hex digits that sort by time."""
+        return f"{self._boot}{next(self._ids):012x}"
+
+    def workload(self, name: str) -> Workload:
+        """The workload of that name. Raises ``UnknownWorkload`` with the nearest spelling."""
+        workload = self._fleet.workloads.get(name)
+        if workload is None:
+            known = self._fleet.workloads
+            raise UnknownWorkload(
+                f"no workload {name}{suggest(name, known)}; routerctl workloads lists all", workload=name
+            )
+        return workload
+
+    # -- decide ---------------------------------------------------------------------------------------------------
+
+    def plan(self, ask: Ask, session: Session, *, need_content: bool = False) -> Plan:
+        """Decide about one task. Raises ``BadRequest`` kinds for a bad task and ``NoCandidate`` if nothing may run it."""
+        workload = self.workload(ask.workload)
+        task = bind(workload, ask.params, ask.arrays, need_content=need_content)
+        self._fleet.want(workload.name)
+        compiled = self._active.compiled
+        facts = self._facts.gather(task, workload, session, compiled.facts_used)
+        verdict = compiled.verdict(facts)
+        candidates, rejected = self._candidates(task, verdict)
+        if not candidates:
+            raise NoCandidate(
+                f"no backend may run {task.workload}: "
+                + "; ".join(f"{rejection.backend} {rejection.reason}" for rejection in rejected),
+                rejected=[{"backend": rejection.backend, "reason": rejection.reason} for rejection in rejected],
+                rule=verdict.rule,
+            )
+        priors = frozenset(
+            candidate.backend
+            for candidate in candidates
+            if not self._fleet.backends[candidate.backend].pairs[task.workload].model.calibrated
+        )
+        choice = choose(candidates, self._preference(verdict, task, priors))
+        decision = self._decision(task, choice, tuple(rejected), verdict, priors)
+        self.decided += 1
+        cacheable = all(candidate.queue_seconds == 0.0 for candidate in candidates)
+        return Plan(task, decision, choice.ranking, facts, cacheable)
+
+    def _candidates(self, task: Task, verdict: Verdict) -> tuple[list[Candidate], list[Rejection]]:
+        candidates: list[Candidate] = []
+        rejected: list[Rejection] = []
+        for name, backend in self._fleet.backends.items():
+            reason = (
+                verdict.objection(name, backend.spec.device_kind)
+                or self._switched_off(backend)
+                or backend.objection(task.workload)
+                or _beyond_tolerance(backend, task)
+            )
+            if reason is not None:
+                rejected.append(Rejection(name, reason))
+            else:
+                candidates.append(self._predict(backend, task))
+        return candidates, rejected
+
+    def _predict(self, backend: BackendState, task: Task) -> Candidate:
+        pair = backend.pairs[task.workload]
+        service = pair.model.predict(task.work)
+        queue = backend.worker.queue_seconds()
+        overhead = self._overhead.get(backend.worker.name, _OVERHEAD_PRIOR_SECONDS)
+        return Candidate(
+            backend=backend.spec.name,
+            device_kind=backend.spec.device_kind,
+            predicted_seconds=queue + overhead + service.seconds,
+            queue_seconds=queue,
+            transfer_seconds=overhead,
+            service_seconds=service.seconds,
+            log_sigma=service.log_sigma,
+            error=pair.error or 0.0,
+        )
+
+    def _switched_off(self, backend: BackendState) -> str | None:
+        """Flags that keep a backend out of routing."""
+        kind = backend.spec.device_kind
+        if not self._flags["AUTO_HARDWARE_ROUTING"] and backend.spec.name != CONTRACT_BACKEND:
+            return "automatic routing is off (AUTO_HARDWARE_ROUTING)"
+        if kind in _GPU_KINDS and self._flags["GPU_ACCELERATION"] is False:
+            return "switched off by GPU_ACCELERATION"
+        if kind == "metal_gpu" and self._flags["METAL_ACCELERATION"] is False:
+            return "switched off by METAL_ACCELERATION"
+        if kind == "neural_engine" and self._flags["NEURAL_ENGINE_ENABLED"] is False:
+            return "switched off by NEURAL_ENGINE_ENABLED"
+        return None
+
+    def _preference(self, verdict: Verdict, task: Task, priors: frozenset[str]) -> Preference:
+        prefer = verdict.prefer
+        elements = task.nbytes // 8
+        if priors and not prefer and max(task.work, elements) >= int(self._flags["LARGE_DATA_THRESHOLD"] or 0):
+            prefer = _GPU_KINDS  # large work on a machine that is not calibrated yet
+        priorities = {
+            "metal_gpu": str(self._flags["METAL_GPU_PRIORITY"]),
+            "neural_engine": str(self._flags["NEURAL_ENGINE_PRIORITY"]),
+        }
+        return Preference(prefer, verdict.unless_slower_than, verdict.objective, priorities)
+
+    def _decision(
+        self, task: Task, choice: Choice, rejected: tuple[Rejection, ...], verdict: Verdict, priors: frozenset[str]
+    ) -> Decision:
+        chosen = choice.ranking[0]
+        contract_seconds = self._contract_seconds(task, choice)
+        rule = verdict.rule
+        return Decision(
+            decision_id=self.next_id(),
+            workload=task.workload,
+            work=task.work,
+            primary_hardware=chosen.device_kind,
+            backend=chosen.backend,
+            confidence=choice.confidence,
+            estimated_gain=contract_seconds / chosen.predicted_seconds,
+            predicted_seconds=chosen.predicted_seconds,
+            reasoning=explain(task, choice, contract_seconds, rule=rule.partition(" ")[0], priors=priors),
+            fallbacks=choice.ranking[1:],
+            rejected=rejected,
+            rule=rule,
+            policy_digest=self._active.policy.digest,
+            generation=self._active.generation,
+        )
+
+    def _contract_seconds(self, task: Task, choice: Choice) -> float:
+        """Predicted completion on the contract's backend, whether or not it may take the task."""
+        for candidate in choice.ranking:
+            if candidate.backend == CONTRACT_BACKEND:
+                return candidate.predicted_seconds
+        contract = self._fleet.backends.get(CONTRACT_BACKEND)
+        if contract is None or task.workload not in contract.pairs:
+            return choice.ranking[0].predicted_seconds
+        return self._predict(contract, task).predicted_seconds
+
+    # -- run ------------------------------------------------------------------------------------------------------
+
+    async def run(self, ask: Ask, session: Session) -> Completed:
+        """Decide and execute. Falls back within the policy's constraints when a backend fails for a reason it lists."""
+        started = time.perf_counter()
+        segments = session.inputs_of(ask.arrays)
+        plan = self.plan(ask, session, need_content=True)
+        session.admit(plan.task.nbytes)
+        self._admit(plan, session)
+        for segment in segments:
+            segment.hold()
+        try:
+            completed = await self._attempt(plan, segments, session, started)
+        except RouterdError as error:
+            self.failed += 1
+            self._record_run(plan, session, error_code=error.code)
+            raise
+        finally:
+            self._fleet.forget_segments([segment.info.segment for segment in segments if segment.release()])
+        self.executed += 1
+        self._record_run(plan, session, result=completed.result)
+        return completed
+
+    async def _attempt(self, plan: Plan, segments: list[InputSegment], session: Session, started: float) -> Completed:
+        fallback = self._active.policy.fallback
+        reasons: list[str] = []
+        for candidate in plan.ranking[: fallback.max_attempts]:
+            backend = self._fleet.backends[candidate.backend]
+            try:
+                answer = await self._execute(plan, backend, candidate, segments, session, started)
+            except (Unavailable, ExecutionError) as error:
+                reasons.append(f"{candidate.backend}: {error.message}")
+                last = candidate is plan.ranking[: fallback.max_attempts][-1]
+                if last or _cause(error) not in fallback.on or not self._may_leave(backend):
+                    raise
+                self.fallbacks += 1
+                _log.warning("falling back", decision_id=plan.decision.decision_id, reason=reasons[-1])
+                continue
+            return self._complete(plan, backend, answer, reasons, session, started)
+        raise AssertionError("a plan has at least one candidate")
+
+    async def _execute(
+        self,
+        plan: Plan,
+        backend: BackendState,
+        candidate: Candidate,
+        segments: list[InputSegment],
+        session: Session,
+        started: float,
+    ) -> Answer:
+        task, worker = plan.task, backend.worker
+
+        def make(number: int) -> tuple[messages.Execute, list[int]]:
+            fresh = [segment for segment in segments if segment.info.segment not in worker.known_segments]
+            worker.known_segments.update(segment.info.segment for segment in fresh)
+            message = messages.Execute(
+                number,
+                backend.spec.name,
+                task.workload,
+                task.params,
+                task.arrays,
+                task.dims,
+                session.number,
+                plan.decision.decision_id,
+                tuple(segment.info for segment in fresh),
+            )
+            return message, [segment.descriptor for segment in fresh]
+
+        self.epoch += 1
+        asked = worker.ask(make, seconds=candidate.service_seconds, priority=FOREGROUND - task.priority)
+        if task.deadline_seconds is None:
+            return await asked
+        left = task.deadline_seconds - (time.perf_counter() - started)
+        try:
+            return await asyncio.wait_for(asked, max(left, 0.0))
+        except TimeoutError:
+            raise TaskTimeout(
+                f"{task.workload} passed its deadline of {task.deadline_seconds * 1000:g} ms on {backend.spec.name}"
+            ) from None
+
+    def _complete(
+        self,
+        plan: Plan,
+        backend: BackendState,
+        answer: Answer,
+        reasons: list[str],
+        session: Session,
+        started: float,
+    ) -> Completed:
+        outcome: messages.Executed = answer.outcome
+        service = outcome.transfer_seconds + outcome.kernel_seconds
+        pair = backend.pairs[plan.task.workload]
+        pair.used += 1
+        pair.model.observe(plan.task.work, service)
+        self._learn_overhead(backend.worker.name, answer.total_seconds - answer.queue_seconds - service)
+        self.epoch += 1
+        session.adopt(outcome.created, backend.worker.incarnation)
+        decision = plan.decision
+        result = Result(
+            decision=decision,
+            outputs=outcome.outputs,
+            planned=Placed(decision.backend, decision.primary_hardware),
+            ran_on=Placed(backend.spec.name, backend.spec.device_kind),
+            timing=Timing(
+                queue_seconds=answer.queue_seconds,
+                transfer_seconds=outcome.transfer_seconds,
+                kernel_seconds=outcome.kernel_seconds,
+                total_seconds=time.perf_counter() - started,
+            ),
+            fallback_reason="; ".join(reasons) or None,
+        )
+        if self._flags["PERFORMANCE_MONITORING"]:
+            _log.info(
+                "executed",
+                decision_id=decision.decision_id,
+                workload=plan.task.workload,
+                ran_on=backend.spec.name,
+                predicted_seconds=decision.predicted_seconds,
+                kernel_seconds=outcome.kernel_seconds,
+                total_seconds=result.timing.total_seconds,
+            )
+        return Completed(result, outcome.created, answer.descriptors)
+
+    def _learn_overhead(self, worker: str, seconds: float) -> None:
+        """The way to the worker and back, smoothed; one hiccup counts for little."""
+        known = self._overhead.get(worker, _OVERHEAD_PRIOR_SECONDS)
+        self._overhead[worker] = known + 0.1 * (min(max(seconds, 1e-6), 4.0 * known) - known)
+
+    def _admit(self, plan: Plan, session: Session) -> None:
+        admission = self._active.policy.admission
+        if len(session.tasks) > admission.max_in_flight_per_client:
+            raise Overloaded(
+                f"{len(session.tasks)} requests of this client are in flight, the policy admits "
+                f"{admission.max_in_flight_per_client}; await some first",
+                retry_after_seconds=plan.ranking[0].predicted_seconds,
+            )
+        limit = admission.max_queue_seconds
+        wait = plan.ranking[0].queue_seconds
+        if wait > limit:
+            raise Overloaded(
+                f"{plan.decision.backend} has {wait:.3g} s of work queued, the policy admits {limit:g} s; retry later",
+                retry_after_seconds=wait - limit,
+            )
+
+    def _may_leave(self, backend: BackendState) -> bool:
+        kind = backend.spec.device_kind
+        if kind in _GPU_KINDS:
+            return bool(self._flags["GPU_FALLBACK_ENABLED"])
+        return bool(self._flags["NEURAL_ENGINE_FALLBACK"]) if kind == "neural_engine" else True
+
+    # -- record ---------------------------------------------------------------------------------------------------
+
+    def record_decide(self, record: DecisionRecord) -> None:
+        """Keep a decision that the daemon does not execute."""
+        if self._active.policy.record.decisions == "all":
+            self._store.record(record)
+
+    def _record_run(
+        self, plan: Plan, session: Session, *, result: Result | None = None, error_code: str | None = None
+    ) -> None:
+        if self._active.policy.record.decisions == "none":
+            return
+        record = self.record_of(plan, session, "run")
+        if result is not None:
+            record = msgspec.structs.replace(
+                record,
+                ran_on=result.ran_on.backend,
+                fallback_reason=result.fallback_reason,
+                timing=result.timing,
+            )
+        self._store.record(msgspec.structs.replace(record, error_code=error_code) if error_code else record)
+
+    def record_of(self, plan: Plan, session: Session, method: Literal["decide", "run"]) -> DecisionRecord:
+        """What is kept of a decision."""
+        task = plan.task
+        return DecisionRecord(
+            decision_id=plan.decision.decision_id,
+            time=time.time(),
+            client=session.name,
+            uid=session.uid,
+            method=method,
+            workload=task.workload,
+            params=task.params,
+            dims=task.dims,
+            work=task.work,
+            nbytes=task.nbytes,
+            tolerance=task.tolerance,
+            facts=dict(plan.facts),
+            decision=plan.decision,
+        )
+
+
+def _beyond_tolerance(backend: BackendState, task: Task) -> str | None:
+    error = backend.pairs[task.workload].error or 0.0
+    if error <= task.tolerance:
+        return None
+    return f"error {error:.1e} exceeds tolerance {task.tolerance:.0e}"
+
+
+def _cause(error: RouterdError) -> str:
+    """The policy's word for a failure."""
+    if isinstance(error, Unavailable):
+        return "unavailable"
+    if isinstance(error, OutOfMemory):
+        return "out_of_memory"
+    return "timeout" if isinstance(error, TaskTimeout) else "crash"

@@ -1,0 +1,344 @@
+"""The Unix socket server: who connects, what they ask, and the reply; everything behind it is a method table."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+import msgspec
+
+from routerd import __version__
+from routerd.access import peer_of, require, role_of
+from routerd.connection import Connection
+from routerd.errors import (
+    AlreadyRunning,
+    ConfigurationError,
+    LimitExceeded,
+    ProtocolError,
+    RouterdError,
+    ShuttingDown,
+    UnknownMethod,
+    UnsupportedProtocol,
+    suggest,
+)
+from routerd.logs import get_logger
+from routerd.methods import Method
+from routerd.protocol import (
+    PROTOCOL_VERSIONS,
+    Hello,
+    Limits,
+    Reply,
+    Request,
+    Welcome,
+    decode_error,
+    encode,
+    encode_frame,
+    failure,
+)
+from routerd.session import Session
+from routerd.settings import Settings
+
+_log = get_logger("server")
+
+_BACKLOG = 4096
+_ACCEPTS_PER_TURN = 64
+_ACCEPT_PAUSE_SECONDS = 0.1
+_request_decoder = msgspec.msgpack.Decoder(Request)
+_hello_decoder = msgspec.msgpack.Decoder(Hello)
+
+
+class Server:
+    """Accepts clients and dispatches their requests to a method table. ``on_leave`` is told of every client that goes."""
+
+    def __init__(self, settings: Settings, on_leave: Callable[[Session], None]) -> None:
+        self._settings = settings
+        self._methods: Mapping[str, Method] = {}
+        self._on_leave = on_leave
+        self._listener: socket.socket | None = None
+        self._lock: int | None = None
+        self._clients: dict[Connection, Session | None] = {}
+        self._draining = False
+        self.requests = 0
+        self.errors = 0
+        self.accepted = 0
+        self.refused = 0
+        self.limits = Limits(
+            max_frame_bytes=int(settings.max_frame_bytes),
+            max_in_flight=settings.max_in_flight_per_client,
+            max_arrays=settings.max_arrays_per_task,
+            max_segment_bytes=int(settings.max_segment_bytes),
+            max_client_bytes=int(settings.max_segment_bytes_per_client),
+            inline_array_bytes=int(settings.inline_array_bytes),
+        )
+
+    @property
+    def connected(self) -> int:
+        return len(self._clients)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that await their reply, over all clients."""
+        return sum(len(session.tasks) for session in self._clients.values() if session is not None)
+
+    def claim(self) -> None:
+        """Become the only daemon of this socket. Raises ``AlreadyRunning``, or ``ConfigurationError`` for a bad path."""
+        path = Path(self._settings.socket)
+        _private_directory(path.parent, shared=self._settings.socket_mode == 0o660)
+        self._lock = _lock(path.with_name(path.name + ".lock"), path)
+
+    def traffic(self) -> dict[str, int]:
+        """Counters for ``status``."""
+        return {
+            "clients": self.connected,
+            "in_flight": self.in_flight,
+            "requests": self.requests,
+            "errors": self.errors,
+            "accepted": self.accepted,
+            "refused": self.refused,
+        }
+
+    def listen(self, methods: Mapping[str, Method]) -> None:
+        """Bind and start serving ``methods``. Call after :meth:`claim`."""
+        self._methods = methods
+        path = Path(self._settings.socket)
+        _remove_stale(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
+        mask = os.umask(0o777 & ~self._settings.socket_mode)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener, self._accept)
+
+    def stop_accepting(self) -> None:
+        """No new clients, no new work; what is in flight goes on."""
+        self._draining = True
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+            Path(self._settings.socket).unlink(missing_ok=True)
+
+    async def drain(self, seconds: float) -> int:
+        """Wait until nothing is in flight; returns how many requests were cut off after ``seconds``."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < deadline:
+            if self.in_flight == 0 and all(connection.drained for connection in self._clients):
+                break
+            await asyncio.sleep(0.01)
+        return self.in_flight
+
+    def close(self) -> None:
+        """Disconnect everybody and give up the socket."""
+        self.stop_accepting()
+        for connection in list(self._clients):
+            connection.close("the daemon is shutting down")
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def disown(self, alive: Collection[int]) -> None:
+        """Workers ended: clients are no longer charged for results that those workers held."""
+        for session in self._clients.values():
+            if session is not None:
+                session.disown(alive)
+
+    # -- connections ------------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            if self._listener is None:
+                return
+            try:
+                peer, _address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except (
+                OSError
+            ) as error:  # out of descriptors or memory: those connected go on, newcomers wait in the backlog
+                _log.error("cannot accept a client", reason=error.strerror, clients=self.connected)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)
+                loop.call_later(_ACCEPT_PAUSE_SECONDS, self._accept_again)
+                return
+            self._welcome(peer)
+
+    def _accept_again(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _welcome(self, peer: socket.socket) -> None:
+        self.accepted += 1
+        connection: Connection
+        connection = Connection(
+            peer,
+            max_frame_bytes=self.limits.max_frame_bytes,
+            max_unsent_bytes=self._settings.max_output_buffer_bytes,
+            on_frame=lambda body: self._frame(connection, peer, body),
+            on_close=lambda reason: self._left(connection, reason),
+        )
+        self._clients[connection] = None
+        if len(self._clients) > self._settings.max_connections:
+            self.refused += 1
+            limit = self._settings.max_connections
+            error = LimitExceeded(f"{limit} clients are connected, which is the limit (max_connections)", limit=limit)
+            connection.send(encode_frame(Reply(0, error=failure(error))))
+            connection.close("too many clients")
+
+    def _left(self, connection: Connection, reason: str) -> None:
+        session = self._clients.pop(connection, None)
+        if session is not None:
+            _log.debug("client left", client=session.name, number=session.number, reason=reason)
+            self._on_leave(session)
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def _frame(self, connection: Connection, peer: socket.socket, body: bytes) -> None:
+        self.requests += 1
+        try:
+            request = _request_decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            self._fail(connection, 0, decode_error(error, "the request"))
+            return
+        session = self._clients.get(connection)
+        try:
+            if session is None:
+                self._greet(connection, peer, request)
+            else:
+                self._dispatch(connection, session, request)
+        except RouterdError as error:
+            self._fail(connection, request.id, error)
+            if session is None:
+                connection.close(error.message)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            self._fail(connection, request.id, decode_error(error, f"params of {request.method}"))
+        except Exception as error:  # a defect here must not take the daemon and every client with it
+            _log.exception("internal error", method=request.method)
+            self._fail(connection, request.id, RouterdError(f"internal error: {type(error).__name__}: {error}"))
+
+    def _greet(self, connection: Connection, peer: socket.socket, request: Request) -> None:
+        if request.method != "hello":
+            raise ProtocolError(f"the first message must be hello, got {request.method}")
+        hello = _hello_decoder.decode(request.params)
+        common = [version for version in PROTOCOL_VERSIONS if version in hello.protocols]
+        if not common:
+            raise UnsupportedProtocol(
+                f"the client speaks protocol {list(hello.protocols)}, this daemon {list(PROTOCOL_VERSIONS)}",
+                supported=list(PROTOCOL_VERSIONS),
+            )
+        credentials = peer_of(peer)
+        role = role_of(credentials, os.getuid(), self._settings)
+        session = Session(hello.client[:64], credentials.uid, credentials.gid, credentials.pid, role, self.limits)
+        self._clients[connection] = session
+        _log.debug("client joined", client=session.name, number=session.number, uid=session.uid, role=role)
+        welcome = Welcome(max(common), __version__, role, self.limits)
+        connection.send(encode_frame(Reply(request.id, msgspec.Raw(encode(welcome)))))
+
+    def _dispatch(self, connection: Connection, session: Session, request: Request) -> None:
+        method = self._methods.get(request.method)
+        if method is None:
+            raise UnknownMethod(
+                f"no method {request.method}{suggest(request.method, self._methods)}", method=request.method
+            )
+        require(session.role, method.role, request.method)
+        if self._draining and method.works:
+            raise ShuttingDown("the daemon is shutting down and takes no new work")
+        if method.immediate is not None:
+            connection.send(_result_frame(request.id, method.immediate(session, request.params)))
+            return
+        if len(session.tasks) >= self.limits.max_in_flight:
+            raise LimitExceeded(
+                f"{len(session.tasks)} requests of this client are in flight, which is the limit; await some first",
+                limit=self.limits.max_in_flight,
+            )
+        assert method.eventual is not None
+        task = asyncio.get_running_loop().create_task(self._serve(connection, session, request, method))
+        session.tasks.add(task)
+        task.add_done_callback(session.tasks.discard)
+
+    async def _serve(self, connection: Connection, session: Session, request: Request, method: Method) -> None:
+        assert method.eventual is not None
+        try:
+            attached = await method.eventual(session, request.params)
+        except RouterdError as error:
+            self._fail(connection, request.id, error)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            self._fail(connection, request.id, decode_error(error, f"params of {request.method}"))
+        except Exception as error:  # see _frame
+            _log.exception("internal error", method=request.method)
+            self._fail(connection, request.id, RouterdError(f"internal error: {type(error).__name__}: {error}"))
+        else:
+            reply = Reply(request.id, msgspec.Raw(attached.result), segments=attached.segments)
+            connection.send(encode_frame(reply), attached.descriptors)
+
+    def _fail(self, connection: Connection, request_id: int, error: RouterdError) -> None:
+        self.errors += 1
+        _log.debug("request refused", code=error.code, reason=error.message)
+        connection.send(encode_frame(Reply(request_id, error=failure(error))))
+
+
+def _result_frame(request_id: int, result: bytes) -> bytes:
+    return encode_frame(Reply(request_id, msgspec.Raw(result)))
+
+
+def _private_directory(directory: Path, *, shared: bool) -> None:
+    """Create the socket's directory, or check that nobody else can write to it."""
+    mode = 0o750 if shared else 0o700
+    try:
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+        status = directory.stat()
+    except OSError as error:
+        raise ConfigurationError(f"cannot use the socket directory {directory}: {error.strerror}") from error
+    if status.st_uid not in (os.getuid(), 0):
+        raise ConfigurationError(f"the socket directory {directory} belongs to user {status.st_uid}; choose another")
+    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+        raise ConfigurationError(
+            f"others can write to the socket directory {directory} (mode {stat.filemode(status.st_mode)}); chmod it {mode:o}"
+        )
+
+
+def _lock(path: Path, socket_path: Path) -> int:
+    """Hold an exclusive lock for the life of the process; the kernel drops it however the process ends."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ConfigurationError(f"cannot open the lock file {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise AlreadyRunning(
+            f"another daemon (process {holder}) serves {socket_path}; stop it, or set ROUTERD_SOCKET to another path"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that a dead daemon left. The lock is held, and nobody may answer on it."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigurationError(f"{path} exists and is not a socket; remove it or set ROUTERD_SOCKET to another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise ConfigurationError(f"cannot tell whether {path} is in use: {error.strerror}") from error
+    raise AlreadyRunning(f"another process answers on {path}; stop it, or set ROUTERD_SOCKET to another path")

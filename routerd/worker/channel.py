@@ -1,0 +1,79 @@
+"""The daemon's end of a worker's socket pair: non-blocking frames and descriptors on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from routerd.memory import receive
+from routerd.outbox import Outbox, close_all
+from routerd.protocol import FrameBuffer, encode_frame
+from routerd.worker import messages
+
+_CHUNK = 1 << 18
+_MAX_FRAME = 1 << 28
+
+
+class Channel:
+    """Sends jobs, hands every outcome with its descriptors to ``on_outcome``, and the end of the stream to ``on_end``."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        on_outcome: Callable[[messages.Outcome, list[int]], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        connection.setblocking(False)
+        self._connection = connection
+        self._on_outcome = on_outcome
+        self._on_end = on_end
+        self._frames = FrameBuffer(_MAX_FRAME)
+        self._descriptors: list[int] = []
+        self._outbox = Outbox(connection, self._unwritable)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(connection, self._readable)
+        self._open = True
+
+    def send(self, job: messages.Job, descriptors: Sequence[int] = ()) -> None:
+        """Queue a job; ``descriptors`` are duplicated, so the caller keeps its own."""
+        self._outbox.put(encode_frame(job), [os.dup(descriptor) for descriptor in descriptors])
+
+    def close(self) -> None:
+        """Stop listening; the worker sees the end of its stream."""
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._connection)
+        self._outbox.close()
+        close_all(self._descriptors)
+        self._connection.close()
+
+    def _readable(self) -> None:
+        try:
+            data, descriptors = receive(self._connection, _CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:  # reset: the same as an end
+            data, descriptors = b"", []
+        if not data:
+            self.close()
+            self._on_end()
+            return
+        self._descriptors += descriptors
+        for body in self._frames.feed(data):
+            try:
+                outcome = messages.outcome_decoder.decode(body)
+            except msgspec.MsgspecError:  # a worker that talks nonsense has lost its mind: treat it as gone
+                self.close()
+                self._on_end()
+                return
+            count = len(outcome.created) if isinstance(outcome, messages.Executed) else 0
+            mine, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+            self._on_outcome(outcome, mine)
+
+    def _unwritable(self, reason: str) -> None:
+        """Nothing to do: the process is gone, and the reading side is about to say so."""

@@ -1,0 +1,163 @@
+"""Every backend of this machine and what is known about it: state, device, proofs and cost models."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from routerd.costs.model import CostModel, ModelState
+from routerd.interfaces import CONTRACT_BACKEND, BackendSpec, Workload
+from routerd.logs import get_logger
+from routerd.types import Device
+from routerd.worker import messages
+from routerd.worker.supervisor import Worker, WorkerSettings
+
+_log = get_logger("worker")
+
+State: TypeAlias = Literal["starting", "ready", "unavailable", "failed", "down"]
+
+
+class Knowledge(Struct, frozen=True):
+    """What is kept about a pair between runs: its proof and its cost model."""
+
+    error: float | None = None
+    quarantine: str | None = None
+    model: ModelState = ModelState()
+
+
+class Pair:
+    """One backend on one workload: unsupported, unproved, proved or quarantined; and what it costs."""
+
+    def __init__(self, workload: str, unsupported: str | None) -> None:
+        self.workload = workload
+        self.unsupported = unsupported
+        self.error: float | None = None
+        self.quarantine: str | None = None
+        self.model = CostModel()
+        self.used = 0
+
+    def objection(self) -> str | None:
+        """Why the pair may not take a task of any tolerance, or ``None``."""
+        if self.unsupported is not None:
+            return self.unsupported
+        if self.quarantine is not None:
+            return f"quarantined: {self.quarantine}"
+        if self.error is None:
+            return "not yet proved on this machine"
+        return None
+
+    def knowledge(self) -> Knowledge:
+        return Knowledge(self.error, self.quarantine, self.model.state())
+
+    def restore(self, known: Knowledge) -> None:
+        self.error, self.quarantine, self.model = known.error, known.quarantine, CostModel(known.model)
+
+
+class BackendState:
+    """One backend, as it stands now. ``reason`` explains every state but ``ready``."""
+
+    def __init__(self, spec: BackendSpec, worker: Worker) -> None:
+        self.spec = spec
+        self.worker = worker
+        self.state: State = "starting"
+        self.reason = "loading in its worker"
+        self.device: Device | None = None
+        self.load_seconds: float | None = None
+        self.pairs: dict[str, Pair] = {}
+
+    def objection(self, workload: str) -> str | None:
+        """Why it may not take this workload now, or ``None``."""
+        if self.state != "ready":
+            return f"{self.state}: {self.reason}"
+        return self.pairs[workload].objection()
+
+
+class Fleet:
+    """All workers and backends. ``on_change`` is called whenever a backend's state changes."""
+
+    def __init__(
+        self,
+        specs: Sequence[BackendSpec],
+        workloads: Mapping[str, Workload],
+        settings: WorkerSettings,
+        on_change: Callable[[BackendState | None], None],
+    ) -> None:
+        self.workloads = workloads
+        self.backends: dict[str, BackendState] = {}
+        self.workers: list[Worker] = []
+        self.wanted: set[str] = set()
+        self._on_change = on_change
+        groups: dict[tuple[str, str], list[BackendSpec]] = {}
+        for spec in specs:
+            groups.setdefault((spec.device_kind, spec.group), []).append(spec)
+        for (kind, group), members in groups.items():
+            worker = Worker(f"{kind}/{group}", members, settings, self._loaded, self._down)
+            self.workers.append(worker)
+            for spec in members:
+                self.backends[spec.name] = BackendState(spec, worker)
+
+    def want(self, workload: str) -> None:
+        """Somebody uses this workload: its pairs are proved and timed first."""
+        if workload not in self.wanted:
+            self.wanted.add(workload)
+            self._on_change(None)
+
+    def start(self) -> None:
+        """Spawn every worker; the contract's first."""
+        for worker in sorted(self.workers, key=lambda one: CONTRACT_BACKEND not in [spec.name for spec in one.specs]):
+            worker.start()
+
+    async def stop(self, seconds: float) -> None:
+        """End every worker within ``seconds``."""
+        await asyncio.gather(*(worker.stop(seconds) for worker in self.workers))
+
+    def recycle(self, client: int, outputs: Mapping[int, Sequence[int]]) -> None:
+        """Tell each worker, by incarnation, which of its output segments it may write to again."""
+        for worker in self.workers:
+            if worker.incarnation in outputs:
+                worker.tell(messages.Recycle(client, tuple(outputs[worker.incarnation])))
+
+    def discard(self, client: int, outputs: Mapping[int, Sequence[int]]) -> None:
+        """Tell each worker, by incarnation, which of its output segments nobody reads any more."""
+        for worker in self.workers:
+            if worker.incarnation in outputs:
+                worker.tell(messages.Discard(client, tuple(outputs[worker.incarnation])))
+
+    def forget_client(self, client: int) -> None:
+        """A client left: workers drop its output segments."""
+        for worker in self.workers:
+            worker.tell(messages.Forget(client=client))
+
+    def forget_segments(self, segments: Sequence[int]) -> None:
+        """Input segments were freed: workers that know them unmap them."""
+        for worker in self.workers:
+            known = worker.known_segments.intersection(segments)
+            if known:
+                worker.known_segments -= known
+                worker.tell(messages.Forget(segments=tuple(known)))
+
+    def _loaded(self, spec: BackendSpec, outcome: messages.Loaded | messages.Failed) -> None:
+        backend = self.backends[spec.name]
+        if isinstance(outcome, messages.Failed):
+            backend.state = "unavailable" if outcome.error.code == "unavailable" else "failed"
+            backend.reason = outcome.error.message
+            _log.info("backend is not usable", backend=spec.name, state=backend.state, reason=backend.reason)
+        else:
+            backend.state, backend.reason = "ready", ""
+            backend.device, backend.load_seconds = outcome.device, outcome.seconds
+            for name, unsupported in outcome.supported.items():
+                pair = backend.pairs.setdefault(name, Pair(name, unsupported))
+                if spec.name == CONTRACT_BACKEND:
+                    pair.error = 0.0  # it is what the others are compared with
+            _log.info("backend ready", backend=spec.name, device=outcome.device.name, seconds=outcome.seconds)
+        self._on_change(backend)
+
+    def _down(self, worker: Worker, reason: str) -> None:
+        for spec in worker.specs:
+            backend = self.backends[spec.name]
+            if backend.state not in ("unavailable", "failed"):
+                backend.state, backend.reason = "down", f"{reason}; it is being restarted"
+        self._on_change(None)

@@ -1,0 +1,254 @@
+"""What a worker computes: it holds the backends of one device and answers one job at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from routerd.errors import ExecutionError, OutOfMemory, RouterdError, Unavailable
+from routerd.interfaces import Backend, BackendSpec, Workload
+from routerd.namespaces.execution import execute_kernel
+from routerd.namespaces.numpy import NumpyNamespace
+from routerd.plugins import create_backend
+from routerd.protocol import SegmentInfo, failure
+from routerd.types import ITEM_BYTES, ArrayRef
+from routerd.worker import messages
+from routerd.worker.messages import Outcome
+from routerd.worker.segments import NOBODY, InputSegments, OutputSegment, OutputSegments, place
+from routerd.workloads.binding import output_shape
+from routerd.workloads.content import check_content, relative_error
+
+_PROOF_SEED = 20_260_101
+_MEASURE_REPEATS = 7
+
+HostArrays = Mapping[str, "np.ndarray[Any, Any]"]
+
+
+class Host:
+    """Backends, segments and workloads of one worker process."""
+
+    def __init__(self, workloads: Mapping[str, Workload], *, incarnation: int, inline_bytes: int) -> None:
+        self._workloads = workloads
+        self._inline_bytes = inline_bytes
+        self._backends: dict[str, Backend] = {}
+        self._prepared: set[tuple[str, str]] = set()
+        self._inputs = InputSegments()
+        self._outputs = OutputSegments(incarnation)
+        self._handlers: dict[type, Callable[[Any], Outcome | None]] = {
+            messages.Load: self._load,
+            messages.Prove: self._prove,
+            messages.Measure: self._measure,
+            messages.Execute: self._execute,
+            messages.Recycle: self._recycle,
+            messages.Discard: self._discard,
+            messages.Forget: self._forget,
+        }
+        self.created: list[OutputSegment] = []
+
+    def attach(self, info: SegmentInfo, descriptor: int) -> None:
+        """Map a client's segment for the tasks to come."""
+        self._inputs.attach(info, descriptor)
+
+    def handle(self, job: messages.Job) -> Outcome | None:
+        """Do one job. Whatever it raises becomes a :class:`messages.Failed`; the worker itself goes on."""
+        try:
+            return self._handlers[type(job)](job)
+        except RouterdError as error:
+            problem = error
+        except MemoryError as error:
+            problem = OutOfMemory(f"{_label(job)}: not enough host memory ({error})")
+        except Exception as error:  # a kernel may raise anything: the client gets it as an error, with its type
+            problem = ExecutionError(f"{_label(job)} raised {type(error).__name__}: {error}")
+        return messages.Failed(getattr(job, "id", 0), failure(problem))
+
+    def close(self) -> None:
+        """Release every device."""
+        for backend in self._backends.values():
+            backend.close()
+
+    def _load(self, job: messages.Load) -> messages.Loaded:
+        started = perf_counter()
+        spec = BackendSpec(
+            name=job.backend, device_kind="", precision="", factory=job.factory, options=dict(job.options)
+        )
+        backend = create_backend(spec)
+        device = backend.probe()
+        self._backends[job.backend] = backend
+        supported = {name: _support(backend, workload) for name, workload in self._workloads.items()}
+        return messages.Loaded(job.id, device, supported, perf_counter() - started)
+
+    def _prove(self, job: messages.Prove) -> messages.Proved:
+        backend, workload = self._backends[job.backend], self._workloads[job.workload]
+        worst, cold_seconds = 0.0, 0.0
+        for number, work in enumerate(job.works):
+            example = workload.example(work, np.random.default_rng(_PROOF_SEED + number))
+            params = _with_defaults(workload, example.params)
+            contract = execute_kernel(NumpyNamespace(), workload, params, example.arrays).outputs
+            started = perf_counter()
+            self._prepare(job.backend, workload)
+            outputs = backend.execute(workload, params, example.arrays, {}).outputs
+            if number == 0:
+                cold_seconds = perf_counter() - started
+            worst = max(worst, relative_error(outputs, contract))
+        return messages.Proved(job.id, worst, cold_seconds)
+
+    def _measure(self, job: messages.Measure) -> messages.Measured:
+        workload = self._workloads[job.workload]
+        example = workload.example(job.work, np.random.default_rng(_PROOF_SEED))
+        params = _with_defaults(workload, example.params)
+        dims = _dims(workload, example.arrays)
+        seconds: list[float] = []
+        begin = perf_counter()
+        for repeat in range(_MEASURE_REPEATS + 1):
+            started = perf_counter()
+            refs, _transfer, _kernel = self._run(job.backend, workload, params, example.arrays, dims, NOBODY)
+            if repeat > 0:  # the first call warms caches and compiles
+                seconds.append(perf_counter() - started)
+            self._release(refs)
+            elapsed = perf_counter() - begin
+            if seconds and elapsed + elapsed / (repeat + 1) > job.budget_seconds:
+                break
+        self._outputs.forget(NOBODY)
+        return messages.Measured(job.id, float(workload.work(params, dims)), tuple(seconds))
+
+    def _execute(self, job: messages.Execute) -> messages.Executed:
+        workload = self._workloads[job.workload]
+        inputs = {name: self._inputs.view(name, ref) for name, ref in job.arrays.items()}
+        refs, transfer, kernel = self._run(job.backend, workload, job.params, inputs, job.dims, job.client)
+        created = tuple(segment.info for segment in self.created)
+        return messages.Executed(job.id, refs, transfer, kernel, created)
+
+    def _run(
+        self,
+        name: str,
+        workload: Workload,
+        params: Mapping[str, Any],
+        inputs: HostArrays,
+        dims: Mapping[str, int],
+        client: int,
+    ) -> tuple[dict[str, ArrayRef], float, float]:
+        """One task, from checked inputs to outputs placed for the client; seconds outside and inside the kernel."""
+        started = perf_counter()
+        check_content(workload, params, inputs)
+        self._prepare(name, workload)
+        into, segment = self._destination(workload, dims, client)
+        try:
+            execution = self._backends[name].execute(workload, params, inputs, into)
+            refs = self._place(execution.outputs, into, segment, client)
+        except BaseException:
+            if segment is not None:
+                self._abandon(client, segment)
+            raise
+        return refs, perf_counter() - started - execution.kernel_seconds, execution.kernel_seconds
+
+    def _prepare(self, name: str, workload: Workload) -> None:
+        if (name, workload.name) not in self._prepared:
+            self._backends[name].prepare(workload)
+            self._prepared.add((name, workload.name))
+
+    def _destination(
+        self, workload: Workload, dims: Mapping[str, int], client: int
+    ) -> tuple[dict[str, np.ndarray[Any, Any]], OutputSegment | None]:
+        """Writable arrays over a segment for large outputs of known shape, so that a kernel may write in place."""
+        large = {}
+        for output in workload.outputs:
+            shape = output_shape(output, dims)
+            if shape is not None and int(np.prod(shape)) * ITEM_BYTES[output.dtype] > self._inline_bytes:
+                large[output.name] = (shape, np.dtype(output.dtype))
+        if not large:
+            return {}, None
+        offsets, size = place(large)
+        segment = self._acquire(client, size)
+        return {name: _view(segment, offsets[name], *large[name]) for name in large}, segment
+
+    def _place(
+        self, outputs: HostArrays, into: HostArrays, segment: OutputSegment | None, client: int
+    ) -> dict[str, ArrayRef]:
+        """References to the outputs: small ones inline, large ones in ``segment`` or, if it does not fit, in a new one."""
+        refs: dict[str, ArrayRef] = {}
+        late: dict[str, np.ndarray[Any, Any]] = {}
+        for name, output in outputs.items():
+            destination = into.get(name)
+            if destination is not None and segment is not None and destination.shape == output.shape:
+                if output is not destination:
+                    np.copyto(destination, output)
+                offset = destination.ctypes.data - _base_address(segment)
+                refs[name] = ArrayRef(destination.shape, str(destination.dtype), segment.info.segment, offset)
+            elif output.nbytes <= self._inline_bytes:
+                refs[name] = ArrayRef(output.shape, str(output.dtype), data=output.tobytes())
+            else:
+                late[name] = output
+        if late:
+            offsets, size = place({name: (output.shape, output.dtype) for name, output in late.items()})
+            extra = self._acquire(client, size)
+            for name, output in late.items():
+                np.copyto(_view(extra, offsets[name], output.shape, output.dtype), output)
+                refs[name] = ArrayRef(output.shape, str(output.dtype), extra.info.segment, offsets[name])
+        return refs
+
+    def _acquire(self, client: int, size: int) -> OutputSegment:
+        segment, new = self._outputs.acquire(client, size)
+        if new and client != NOBODY:
+            self.created.append(segment)
+        return segment
+
+    def _abandon(self, client: int, segment: OutputSegment) -> None:
+        """A failed task's segment: keep it if the client knows it, else let it go unannounced."""
+        if segment in self.created:
+            self.created.remove(segment)
+            segment.close_descriptor()
+            self._outputs.discard(client, (segment.info.segment,))
+        else:
+            self._outputs.recycle(client, (segment.info.segment,))
+
+    def _release(self, refs: Mapping[str, ArrayRef]) -> None:
+        used = {ref.segment for ref in refs.values() if ref.segment is not None}
+        self._outputs.recycle(NOBODY, used)
+
+    def _recycle(self, job: messages.Recycle) -> None:
+        self._outputs.recycle(job.client, job.segments)
+
+    def _discard(self, job: messages.Discard) -> None:
+        self._outputs.discard(job.client, job.segments)
+
+    def _forget(self, job: messages.Forget) -> None:
+        self._inputs.drop(job.segments)
+        if job.client is not None:
+            self._outputs.forget(job.client)
+
+
+def _view(segment: OutputSegment, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    count = int(np.prod(shape, dtype=np.int64))
+    return np.frombuffer(segment.map, dtype=dtype, count=count, offset=offset).reshape(shape)
+
+
+def _base_address(segment: OutputSegment) -> int:
+    return int(np.frombuffer(segment.map, dtype=np.uint8, count=1).ctypes.data)
+
+
+def _support(backend: Backend, workload: Workload) -> str | None:
+    try:
+        return None if backend.supports(workload) else "the backend does not support this workload"
+    except Unavailable as reason:
+        return reason.message
+
+
+def _with_defaults(workload: Workload, params: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {parameter.name: parameter.default for parameter in workload.parameters if not parameter.required}
+    return {**defaults, **params}
+
+
+def _dims(workload: Workload, arrays: HostArrays) -> dict[str, int]:
+    pairs = (
+        (dim, length)
+        for array in workload.inputs
+        for dim, length in zip(array.shape, arrays[array.name].shape, strict=True)
+    )
+    return {dim: length for dim, length in pairs if isinstance(dim, str)}
+
+
+def _label(job: messages.Job) -> str:
+    return " ".join(filter(None, (getattr(job, "backend", ""), getattr(job, "workload", "")))) or type(job).__name__

@@ -1,0 +1,122 @@
+"""What daemon and worker say to each other, framed like client messages over a socket pair."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from msgspec import Struct, field, msgpack
+
+from routerd.protocol import Failure, SegmentInfo
+from routerd.types import ArrayRef, Device, Scalar
+
+
+class Load(Struct, frozen=True, tag=True):
+    """Import a backend and probe its device."""
+
+    id: int
+    backend: str
+    factory: str
+    options: dict[str, Scalar] = field(default_factory=dict)
+
+
+class Prove(Struct, frozen=True, tag=True):
+    """Compare a backend with the contract on examples of the workload at these works."""
+
+    id: int
+    backend: str
+    workload: str
+    works: tuple[float, ...]
+
+
+class Measure(Struct, frozen=True, tag=True):
+    """Time a backend on an example of this much work, several times within ``budget_seconds``."""
+
+    id: int
+    backend: str
+    workload: str
+    work: float
+    budget_seconds: float
+
+
+class Execute(Struct, frozen=True, tag=True):
+    """Run one task. ``attach`` names the segments whose descriptors come with this frame."""
+
+    id: int
+    backend: str
+    workload: str
+    params: dict[str, Scalar]
+    arrays: dict[str, ArrayRef]
+    dims: dict[str, int]
+    client: int
+    decision_id: str
+    attach: tuple[SegmentInfo, ...] = ()
+
+
+class Recycle(Struct, frozen=True, tag=True):
+    """The client no longer reads these output segments: they may carry its next results. No reply."""
+
+    client: int
+    segments: tuple[int, ...]
+
+
+class Discard(Struct, frozen=True, tag=True):
+    """The client has unmapped these output segments. No reply."""
+
+    client: int
+    segments: tuple[int, ...]
+
+
+class Forget(Struct, frozen=True, tag=True):
+    """Unmap input segments that were freed, and everything of a client that left. No reply."""
+
+    segments: tuple[int, ...] = ()
+    client: int | None = None
+
+
+class Loaded(Struct, frozen=True, tag=True):
+    """The backend is ready; ``supported`` maps each workload to ``None`` or the reason it cannot run."""
+
+    id: int
+    device: Device
+    supported: dict[str, str | None]
+    seconds: float
+
+
+class Proved(Struct, frozen=True, tag=True):
+    """The largest relative error over the examples, and the seconds of the first call, preparation included."""
+
+    id: int
+    error: float
+    cold_seconds: float
+
+
+class Measured(Struct, frozen=True, tag=True):
+    """Seconds of each repetition at ``work`` (the example's own figure, near the one asked for)."""
+
+    id: int
+    work: float
+    seconds: tuple[float, ...]
+
+
+class Executed(Struct, frozen=True, tag=True):
+    """A result. ``created`` names the new output segments whose descriptors come with this frame."""
+
+    id: int
+    outputs: dict[str, ArrayRef]
+    transfer_seconds: float
+    kernel_seconds: float
+    created: tuple[SegmentInfo, ...] = ()
+
+
+class Failed(Struct, frozen=True, tag=True):
+    """The job raised. The worker goes on."""
+
+    id: int
+    error: Failure
+
+
+Job: TypeAlias = Load | Prove | Measure | Execute | Recycle | Discard | Forget
+Outcome: TypeAlias = Loaded | Proved | Measured | Executed | Failed
+
+job_decoder = msgpack.Decoder(Job)
+outcome_decoder = msgpack.Decoder(Outcome)

@@ -1,0 +1,103 @@
+"""The worker process: jobs come over a socket pair, one at a time, until the daemon closes it.
+
+Run as ``python -m routerd.worker.process`` with the socket as an inherited descriptor; never forked from the daemon.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+
+from routerd.interfaces import Workload
+from routerd.memory import receive, send
+from routerd.protocol import FrameBuffer, encode_frame
+from routerd.worker import messages
+from routerd.worker.host import Host
+from routerd.workloads import builtin_workloads
+
+_CHUNK = 1 << 18
+_MAX_FRAME = 1 << 28  # the daemon is trusted; its own limit for clients is far lower
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serve jobs until end of stream."""
+    arguments = _parser().parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the daemon decides
+    _die_with_daemon(arguments.daemon)
+    workloads = _workloads(arguments.workload_module)
+    host = Host(workloads, incarnation=arguments.incarnation, inline_bytes=arguments.inline_bytes)
+    connection = socket.socket(fileno=arguments.fd)
+    gc.freeze()
+    try:
+        _serve(connection, host)
+    finally:
+        host.close()
+
+
+def _serve(connection: socket.socket, host: Host) -> None:
+    frames = FrameBuffer(_MAX_FRAME)
+    descriptors: list[int] = []
+    while True:
+        data, received = receive(connection, _CHUNK)
+        if not data:
+            return
+        descriptors += received
+        for body in frames.feed(data):
+            job = messages.job_decoder.decode(body)
+            for info in getattr(job, "attach", ()):
+                descriptor = descriptors.pop(0)
+                host.attach(info, descriptor)
+                os.close(descriptor)
+            outcome = host.handle(job)
+            if outcome is not None:
+                _answer(connection, host, outcome)
+
+
+def _answer(connection: socket.socket, host: Host, outcome: messages.Outcome) -> None:
+    created, host.created = host.created, []
+    frame = encode_frame(outcome)
+    sent = send(connection, frame, [segment.descriptor for segment in created])
+    while sent < len(frame):
+        sent += connection.send(frame[sent:])
+    for segment in created:
+        segment.close_descriptor()
+
+
+def _workloads(modules: list[str]) -> dict[str, Workload]:
+    """The catalogue, and what third-party plugins add to it."""
+    workloads = {workload.name: workload for workload in builtin_workloads()}
+    for module in modules:
+        for workload in importlib.import_module(module).routerd_workloads():
+            workloads.setdefault(workload.name, workload)
+    return workloads
+
+
+def _die_with_daemon(daemon: int) -> None:
+    """A daemon killed by SIGKILL leaves no worker behind, not even one that computes."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # without it the worker still ends at its next read
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != daemon:
+        sys.exit("the daemon ended before its worker started")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="routerd-worker", description="a worker process of routerd")
+    parser.add_argument("--fd", type=int, required=True, help="the inherited socket")
+    parser.add_argument("--daemon", type=int, required=True, help="process id of the daemon")
+    parser.add_argument("--incarnation", type=int, required=True, help="makes segment numbers unique")
+    parser.add_argument("--inline-bytes", type=int, default=8192, help="outputs up to this size travel in the message")
+    parser.add_argument("--workload-module", action="append", default=[], help="plugin module with routerd_workloads")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

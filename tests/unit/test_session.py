@@ -1,0 +1,99 @@
+"""Sessions: a client's segments are its own, counted, and gone with it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from routerd.errors import InvalidArray, LimitExceeded, UnknownSegment
+from routerd.protocol import Limits, SegmentInfo
+from routerd.session import FIRST_OUTPUT, Session
+from routerd.types import ArrayRef
+
+
+@pytest.fixture
+def session():
+    limits = Limits(
+        max_frame_bytes=1 << 20,
+        max_in_flight=8,
+        max_arrays=8,
+        max_segment_bytes=1 << 20,
+        max_client_bytes=3 << 19,
+        inline_array_bytes=8192,
+    )
+    made = Session("test", 1000, 1000, None, "execute", limits)
+    yield made
+    made.close()
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("size", [0, -1, (1 << 20) + 1])
+def test_a_segment_has_a_size_within_the_limit(session, size):
+    with pytest.raises(LimitExceeded, match="1 to 1048576 bytes"):
+        session.alloc(size)
+
+
+def test_all_segments_together_have_a_limit(session):
+    session.alloc(1 << 20)
+    with pytest.raises(LimitExceeded, match="limit of 1572864"):
+        session.alloc(1 << 20)
+    assert session.segment_bytes == 1 << 20
+
+
+def test_freeing_gives_the_bytes_back_and_closes_the_descriptor(session):
+    segment = session.alloc(4096)
+    inputs, outputs = session.free([segment.info.segment])
+    assert inputs == [segment]
+    assert outputs == {}
+    assert session.segment_bytes == 0
+    assert segment.release()
+    assert not is_open(segment.descriptor)
+
+
+def test_a_segment_in_use_outlives_its_freeing(session):
+    segment = session.alloc(4096)
+    segment.hold()
+    session.free([segment.info.segment])
+    assert not segment.release()
+    assert is_open(segment.descriptor)
+    assert segment.release()
+
+
+def test_foreign_segments_are_unknown(session):
+    with pytest.raises(UnknownSegment, match="segment 999999 is not held"):
+        session.free([999_999])
+    with pytest.raises(UnknownSegment, match="array a refers to segment 999999"):
+        session.inputs_of({"a": ArrayRef((10,), "float64", 999_999)})
+
+
+@pytest.mark.parametrize(("offset", "length"), [(-8, 1), (4096, 1), (8, 512), (4, 1)])
+def test_an_array_must_lie_inside_its_segment(session, offset, length):
+    segment = session.alloc(4096)
+    with pytest.raises(InvalidArray, match="multiple of 8"):
+        session.inputs_of({"a": ArrayRef((length,), "float64", segment.info.segment, offset)})
+
+
+def test_outputs_are_counted_until_freed(session):
+    first, second = SegmentInfo(FIRST_OUTPUT, 4096), SegmentInfo(FIRST_OUTPUT * 2, 4096)
+    session.adopt([first], 1)
+    session.adopt([second], 2)
+    assert session.reusable([first.segment, second.segment]) == {1: [first.segment], 2: [second.segment]}
+    assert session.segment_bytes == 8192
+    session.disown({2})
+    assert session.segment_bytes == 4096
+    assert session.reusable([first.segment]) == {}
+    assert session.free([second.segment]) == ([], {2: [second.segment]})
+    assert session.segment_bytes == 0
+
+
+def test_closing_closes_every_descriptor(session):
+    segments = [session.alloc(4096) for _ in range(3)]
+    assert sorted(session.close()) == sorted(segment.info.segment for segment in segments)
+    assert not any(is_open(segment.descriptor) for segment in segments)
