@@ -92,6 +92,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, reload)
         self._fleet.start()
         self._calibrator.start()
+        await self._fleet.contract_ready(self._settings.worker_start_seconds)
         self._server.listen(methods)
         _log.info("serving", socket=str(self._settings.socket), pid=os.getpid())
         try:

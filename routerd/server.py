@@ -29,6 +29,7 @@ from routerd.errors import (
 from routerd.logs import get_logger
 from routerd.methods import Method
 from routerd.protocol import (
+    HEADER,
     PROTOCOL_VERSIONS,
     Hello,
     Limits,
@@ -48,6 +49,7 @@ _log = get_logger("server")
 _BACKLOG = 4096
 _ACCEPTS_PER_TURN = 64
 _ACCEPT_PAUSE_SECONDS = 0.1
+_RESULT_START, _RESULT_KEY = b"\x82\xa2id", b"\xa6result"  # MessagePack: a map of two, its first key, its second key
 _request_decoder = msgspec.msgpack.Decoder(Request)
 _hello_decoder = msgspec.msgpack.Decoder(Hello)
 
@@ -286,7 +288,10 @@ class Server:
 
 
 def _result_frame(request_id: int, result: bytes) -> bytes:
-    return encode_frame(Reply(request_id, msgspec.Raw(result)))
+    """``encode_frame(Reply(request_id, Raw(result)))``, put together by hand: the hottest line of the daemon."""
+    number = encode(request_id)
+    length = len(_RESULT_START) + len(number) + len(_RESULT_KEY) + len(result)
+    return b"".join((HEADER.pack(length), _RESULT_START, number, _RESULT_KEY, result))
 
 
 def _private_directory(directory: Path, *, shared: bool) -> None:

@@ -78,7 +78,7 @@ FACTS: dict[str, Fact] = {
 OPERATORS: dict[FactType, tuple[str, ...]] = {
     "name": ("is", "in", "not_in", "exists"),
     "number": ("is", "in", "not_in", "gt", "gte", "lt", "lte", "between", "exists"),
-    "bool": ("is", "exists"),
+    "bool": ("is", "in", "not_in", "exists"),
     "time": ("is", "in", "not_in", "gt", "gte", "lt", "lte", "between", "exists"),
     "weekday": ("is", "in", "not_in", "between", "exists"),
     "uid": ("is", "in", "not_in", "exists"),

@@ -62,23 +62,22 @@ def find_files(paths: Sequence[Path], problems: Problems) -> list[Path]:
     """The policy files that ``paths`` stand for, in the order in which they merge."""
     files: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
         try:
-            inside = sorted(
-                child for child in path.iterdir() if child.suffix == ".yaml" and not child.name.startswith(".")
-            )
+            found = _in_directory(path) if path.is_dir() else [path]
         except OSError as error:
-            problems.add(Place(str(path), 1, 1), f"cannot be listed: {error.strerror or error}")
+            problems.add(Place(str(path), 1, 1), f"cannot be read: {error.strerror or error}")
             continue
-        found = [child for child in inside if not child.is_dir()]
         if not found:
             problems.add(Place(str(path), 1, 1), "the directory holds no policy file (*.yaml)")
         files += found
     if not paths:
         problems.add(Place("policy", 1, 1), "no policy file is configured; name at least one file or directory")
     return files
+
+
+def _in_directory(directory: Path) -> list[Path]:
+    names = sorted(child for child in directory.iterdir() if child.suffix == ".yaml" and not child.name.startswith("."))
+    return [child for child in names if not child.is_dir()]
 
 
 def _read(path: Path, checker: Checker) -> Table | None:

@@ -67,7 +67,7 @@ def read_constraint(table: Table, checker: Checker) -> Constraint | None:
     clause_id, when, on_missing = _head(table, "constraint", checker)
     allow = checker.targets(table.entries["allow"].value, "allow") if "allow" in table.entries else ()
     deny = checker.targets(table.entries["deny"].value, "deny") if "deny" in table.entries else ()
-    if not {"allow", "deny"} & table.entries.keys():
+    if not {"allow", "deny"} & table.entries.keys() and table.entries.keys() <= set(CONSTRAINT_KEYS):
         checker.problems.add(table.place, "a constraint needs allow or deny")
     for name in deny:
         if name in allow:
@@ -79,7 +79,7 @@ def read_rule(table: Table, checker: Checker) -> Rule | None:
     """One rule; ``None`` if it has no usable id."""
     checker.known_keys(table, RULE_KEYS, "a rule")
     clause_id, when, on_missing = _head(table, "rule", checker)
-    if not set(CHOICE_KEYS) & table.entries.keys():
+    if not set(CHOICE_KEYS) & table.entries.keys() and table.entries.keys() <= set(RULE_KEYS):
         checker.problems.add(table.place, "a rule needs prefer, objective or split")
     choice = _choice(table, checker)
     return None if clause_id is None else Rule(clause_id, when, on_missing, choice, table.place)

@@ -154,8 +154,8 @@ def _read_text(path: Path, start: Place, problems: Problems) -> str | None:
     except FileNotFoundError:
         problems.add(start, "no such file")
         return None
-    except OSError as error:
-        problems.add(start, f"cannot be read: {error.strerror or error}")
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        problems.add(start, f"cannot be read: {getattr(error, 'strerror', None) or error}")
         return None
     if len(raw) > MAX_BYTES:
         problems.add(

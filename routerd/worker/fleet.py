@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
 from routerd.costs.model import CostModel, ModelState
+from routerd.errors import Unavailable
 from routerd.interfaces import CONTRACT_BACKEND, BackendSpec, Workload
 from routerd.logs import get_logger
 from routerd.types import Device
 from routerd.worker import messages
 from routerd.worker.supervisor import Worker, WorkerSettings
-
-_log = get_logger("worker")
 
 State: TypeAlias = Literal["starting", "ready", "unavailable", "failed", "down"]
 
@@ -89,6 +88,7 @@ class Fleet:
         self.backends: dict[str, BackendState] = {}
         self.workers: list[Worker] = []
         self.wanted: set[str] = set()
+        self._moved = asyncio.Event()
         self._on_change = on_change
         groups: dict[tuple[str, str], list[BackendSpec]] = {}
         for spec in specs:
@@ -109,6 +109,19 @@ class Fleet:
         """Spawn every worker; the contract's first."""
         for worker in sorted(self.workers, key=lambda one: CONTRACT_BACKEND not in [spec.name for spec in one.specs]):
             worker.start()
+
+    async def contract_ready(self, seconds: float) -> None:
+        """Wait until the contract's backend has settled, ready or not; raises ``Unavailable`` if it does not in time."""
+        backend = self.backends[CONTRACT_BACKEND]
+        try:
+            async with asyncio.timeout(seconds):
+                while backend.state in ("starting", "down"):
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            raise Unavailable(f"{CONTRACT_BACKEND} is {backend.state} after {seconds:g} s: {backend.reason}") from None
+        if backend.state != "ready":
+            raise Unavailable(f"{CONTRACT_BACKEND} is {backend.state}: {backend.reason}")
 
     async def stop(self, seconds: float) -> None:
         """End every worker within ``seconds``."""
@@ -144,7 +157,7 @@ class Fleet:
         if isinstance(outcome, messages.Failed):
             backend.state = "unavailable" if outcome.error.code == "unavailable" else "failed"
             backend.reason = outcome.error.message
-            _log.info("backend is not usable", backend=spec.name, state=backend.state, reason=backend.reason)
+            _logger(spec).info("backend is not usable", backend=spec.name, state=backend.state, reason=backend.reason)
         else:
             backend.state, backend.reason = "ready", ""
             backend.device, backend.load_seconds = outcome.device, outcome.seconds
@@ -152,7 +165,8 @@ class Fleet:
                 pair = backend.pairs.setdefault(name, Pair(name, unsupported))
                 if spec.name == CONTRACT_BACKEND:
                     pair.error = 0.0  # it is what the others are compared with
-            _log.info("backend ready", backend=spec.name, device=outcome.device.name, seconds=outcome.seconds)
+            _logger(spec).info("backend ready", backend=spec.name, device=outcome.device.name, seconds=outcome.seconds)
+        self._moved.set()
         self._on_change(backend)
 
     def _down(self, worker: Worker, reason: str) -> None:
@@ -161,3 +175,7 @@ class Fleet:
             if backend.state not in ("unavailable", "failed"):
                 backend.state, backend.reason = "down", f"{reason}; it is being restarted"
         self._on_change(None)
+
+
+def _logger(spec: BackendSpec) -> Any:
+    return get_logger(f"worker.{spec.device_kind}")

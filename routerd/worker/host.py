@@ -18,7 +18,7 @@ from routerd.types import ITEM_BYTES, ArrayRef
 from routerd.worker import messages
 from routerd.worker.messages import Outcome
 from routerd.worker.segments import NOBODY, InputSegments, OutputSegment, OutputSegments, place
-from routerd.workloads.binding import output_shape
+from routerd.workloads.binding import dims_of, output_shape
 from routerd.workloads.content import check_content, relative_error
 
 _PROOF_SEED = 20_260_101
@@ -99,7 +99,7 @@ class Host:
         workload = self._workloads[job.workload]
         example = workload.example(job.work, np.random.default_rng(_PROOF_SEED))
         params = _with_defaults(workload, example.params)
-        dims = _dims(workload, example.arrays)
+        dims = dims_of(workload, {name: array.shape for name, array in example.arrays.items()})
         seconds: list[float] = []
         begin = perf_counter()
         for repeat in range(_MEASURE_REPEATS + 1):
@@ -239,15 +239,6 @@ def _support(backend: Backend, workload: Workload) -> str | None:
 def _with_defaults(workload: Workload, params: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {parameter.name: parameter.default for parameter in workload.parameters if not parameter.required}
     return {**defaults, **params}
-
-
-def _dims(workload: Workload, arrays: HostArrays) -> dict[str, int]:
-    pairs = (
-        (dim, length)
-        for array in workload.inputs
-        for dim, length in zip(array.shape, arrays[array.name].shape, strict=True)
-    )
-    return {dim: length for dim, length in pairs if isinstance(dim, str)}
 
 
 def _label(job: messages.Job) -> str:

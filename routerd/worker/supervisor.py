@@ -19,8 +19,6 @@ from routerd.logs import get_logger
 from routerd.worker import messages
 from routerd.worker.channel import Channel
 
-_log = get_logger("worker")
-
 FOREGROUND = 0
 BACKGROUND = 100  # proofs and calibration yield to every task
 _DEPTH = 2  # jobs handed to the process: one runs, one waits in its socket so that it never idles between tasks
@@ -88,6 +86,7 @@ class Worker:
         self.restarts = 0
         self.incarnation = 0
         self.known_segments: set[int] = set()
+        self._log = get_logger(f"worker.{specs[0].device_kind}")
         self._settings = settings
         self._on_loaded = on_loaded
         self._on_down = on_down
@@ -149,7 +148,7 @@ class Worker:
             self._load(spec)
         if self._watchdog is None:
             self._watch()
-        _log.debug("worker started", worker=self.name, pid=self._process.pid)
+        self._log.debug("worker started", worker=self.name, pid=self._process.pid)
 
     async def ask(self, make: Make, *, seconds: float, priority: int = FOREGROUND) -> Answer:
         """Queue a job, expected to take ``seconds``, and wait for its outcome. Lower ``priority`` runs first.
@@ -248,7 +247,7 @@ class Worker:
             return
         if not job.future.done():
             job.future.set_exception(TaskTimeout(f"the task did not end within {limit:g} s on worker {self.name}"))
-        _log.error("worker hangs, killing it", worker=self.name, limit_seconds=limit)
+        self._log.error("worker hangs, killing it", worker=self.name, limit_seconds=limit)
         self.kill()
 
     def _outcome(self, outcome: messages.Outcome, descriptors: list[int]) -> None:
@@ -274,7 +273,7 @@ class Worker:
             self._failures = 0
         delay = min(_BACKOFF_SECONDS[0] * 2**self._failures, _BACKOFF_SECONDS[1])
         self._failures += 1
-        _log.error("worker ended", worker=self.name, reason=reason, restart_seconds=delay)
+        self._log.error("worker ended", worker=self.name, reason=reason, restart_seconds=delay)
         self._fail_all(lambda: WorkerCrashed(reason, worker=self.name))
         self._on_down(self, reason)
         self._restart = asyncio.get_running_loop().call_later(delay, self._start_again)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from routerd_cpu import routerd_backends
 
 from routerd.interfaces import BackendSpec
 from routerd.settings import Settings
 from routerd.testing import BackendContract
+from routerd_cpu import routerd_backends
 
 SPECS = {spec.name: spec for spec in routerd_backends(Settings())}
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from routerd import connect
 from routerd.client import Router
 from routerd.errors import DaemonUnreachable

@@ -8,6 +8,7 @@ import struct
 from types import SimpleNamespace
 
 import pytest
+
 from routerd.access import Peer, parse_xucred, peer_of, require, role_of
 from routerd.errors import PermissionDenied
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from routerd_cpu import processor, routerd_backends
-from routerd_cpu.numpy_backend import NumpyBackend
 
 from routerd.errors import Unavailable
 from routerd.settings import Settings
 from routerd.types import Device
 from routerd.workloads.linalg import GEMM
+from routerd_cpu import processor, routerd_backends
+from routerd_cpu.numpy_backend import NumpyBackend
 
 CPUINFO_X86 = """\
 processor\t: 0

@@ -54,7 +54,18 @@ LAYERS: list[tuple[str, int]] = [
     ("routerd.__main__", 6),
 ]
 #: What a plugin may import of routerd.
-PUBLIC = ("errors", "types", "interfaces", "memory", "logs", "workloads", "namespaces", "hookspecs", "testing", "settings")
+PUBLIC = (
+    "errors",
+    "types",
+    "interfaces",
+    "memory",
+    "logs",
+    "workloads",
+    "namespaces",
+    "hookspecs",
+    "testing",
+    "settings",
+)
 
 
 def layer_of(module: str) -> int | None:
@@ -128,7 +139,9 @@ def loaded_by(code: str) -> set[str]:
 
 def test_the_daemon_loads_no_numeric_package():
     heavy = {"torch", "mlx", "coremltools", "numpy", "scipy", "array_api_compat"}
-    assert not heavy & loaded_by("import routerd.daemon, routerd.plugins; import routerd.workloads as w; w.builtin_workloads()")
+    assert not heavy & loaded_by(
+        "import routerd.daemon, routerd.plugins; import routerd.workloads as w; w.builtin_workloads()"
+    )
 
 
 def test_the_client_needs_numpy_and_little_else():

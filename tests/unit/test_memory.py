@@ -7,6 +7,7 @@ import socket
 import sys
 
 import pytest
+
 from routerd import memory
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="seals exist on Linux only")

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from routerd.errors import FrameTooLarge, NoCandidate
 from routerd.protocol import Ask, FrameBuffer, Reply, Request, encode, encode_frame, failure
 

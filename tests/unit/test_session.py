@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from routerd.errors import InvalidArray, LimitExceeded, UnknownSegment
 from routerd.protocol import Limits, SegmentInfo
 from routerd.session import FIRST_OUTPUT, Session

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from routerd.costs.choice import Preference, choose, confidence_of
 from routerd.types import Candidate
 

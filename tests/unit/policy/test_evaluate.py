@@ -47,6 +47,7 @@ SEMANTICS: list[tuple[str, list[Any], list[Any]]] = [
     ("hardware.cpu.utilisation: {gt: 80%}", [0.81], [0.8]),
     ("hardware.cpu.available: false", [False], [True]),
     ("hardware.on_battery: true", [True], [False]),
+    ("hardware.on_battery: {not_in: [true]}", [False], [True]),
     ("hardware.thermal: {in: [serious, critical]}", ["serious"], ["fair"]),
     ("workload.name: linalg.gemm", ["linalg.gemm"], ["linalg.gemv", "xlinalg.gemm"]),
     ("workload.name: '*.monte_carlo*'", ["options.monte_carlo_european"], ["monte_carlo", "risk.var_historical"]),

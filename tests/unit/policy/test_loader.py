@@ -113,6 +113,10 @@ def test_nothing_to_load_is_an_error(
         load_policy([], vocabulary, flags)
     with pytest.raises(InvalidPolicy, match=r"none\.yaml:1:1: no such file"):
         load_policy([Path("none.yaml")], vocabulary, flags)
+    with pytest.raises(InvalidPolicy, match=r"cannot be read: embedded null byte"):
+        load_policy([Path("null\0.yaml")], vocabulary, flags)
+    with pytest.raises(InvalidPolicy, match=r"File name too long"):
+        load_policy([Path("x" * 5000)], vocabulary, flags)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every directory")
@@ -121,7 +125,7 @@ def test_a_closed_directory_is_an_error(
 ) -> None:
     write()
     Path("closed").mkdir(mode=0)
-    with pytest.raises(InvalidPolicy, match=r"closed:1:1: cannot be listed: Permission denied"):
+    with pytest.raises(InvalidPolicy, match=r"closed:1:1: cannot be read: Permission denied"):
         load_policy([Path("closed")], vocabulary, flags)
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from routerd.flags import load_flags
+from routerd.interfaces import DEVICE_KINDS
 from routerd.policy import CompiledPolicy, Policy, Vocabulary, compile_policy, load_policy
 from routerd.types import Scalar
+from routerd.workloads import builtin_workloads
 
 ROOT = Path(__file__).resolve().parents[3]
 SELF = 501
@@ -33,6 +36,18 @@ def test_it_has_no_warnings(policy: Policy) -> None:
 
 def test_it_loads_on_a_machine_that_sets_no_flag(vocabulary: Vocabulary, flags: dict[str, Scalar | None]) -> None:
     assert load_policy([ROOT / "policies"], vocabulary, dict.fromkeys(flags)).params == {"gpu_min_work": 1_000_000}
+
+
+def test_it_fits_the_real_flags_and_catalogue() -> None:
+    workloads = {workload.name: workload for workload in builtin_workloads()}
+    vocabulary = Vocabulary(
+        workloads=frozenset(workloads),
+        families=frozenset(workload.family for workload in workloads.values()),
+        engines=frozenset(engine for workload in workloads.values() for engine in workload.engines),
+        backends=frozenset(),
+        device_kinds=frozenset(DEVICE_KINDS),
+    )
+    assert load_policy([ROOT / "policies"], vocabulary, load_flags({}).as_mapping()).warnings == ()
 
 
 def test_the_threshold_of_large_data_is_the_flag(vocabulary: Vocabulary, flags: dict[str, Scalar | None]) -> None:
