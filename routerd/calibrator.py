@@ -27,6 +27,7 @@ QUARANTINE_ERROR = 0.05
 _POINTS = 7
 _MAD_TO_SIGMA = 1.4826
 _IDLE_POLL_SECONDS = 0.05
+_FIRST_RUN_SECONDS = 1e-3  # what the smallest size is expected to take
 _RETRY_SECONDS = 600.0
 
 
@@ -188,17 +189,18 @@ class Calibrator:
         points: list[Point] = []
         for step in range(_POINTS):
             work = low * (high / low) ** (step / (_POINTS - 1))
-            if points and points[-1].seconds * work / points[-1].work > self._run_seconds:
+            expected = points[-1].seconds * work / points[-1].work if points else _FIRST_RUN_SECONDS
+            if expected > self._run_seconds:
                 break  # the next size would hold the worker too long; beyond it the model extrapolates
             await self._idle(backend)
-            points.append(await self._measure(backend, workload, work))
+            points.append(await self._measure(backend, workload, work, expected))
         for point in points:
             pair.model.add_point(point)
 
-    async def _measure(self, backend: BackendState, workload: Workload, work: float) -> Point:
+    async def _measure(self, backend: BackendState, workload: Workload, work: float, expected: float) -> Point:
         answer = await backend.worker.ask(
             lambda number: (messages.Measure(number, backend.spec.name, workload.name, work, self._run_seconds), ()),
-            seconds=self._run_seconds,
+            seconds=min(expected * messages.MEASURE_CALLS, self._run_seconds),
             priority=BACKGROUND,
         )
         outcome: messages.Measured = answer.outcome

@@ -52,7 +52,8 @@ class Array:
     """An input or output array. Its shape mixes fixed lengths and named dimensions: ``("T", "N")``; ``()`` is a scalar.
 
     ``minimum``/``maximum`` bound every element (``above_minimum``: strictly above); ``finite`` refuses NaN and infinity.
-    An input is passed in ``dtype``; a client may also send any dtype of ``accepts``.
+    An input is passed in ``dtype``; a client may also send any dtype of ``accepts``. ``scale`` names the output whose size
+    the error of this one is measured by, where that is not its own (a standard error is judged beside its price).
     """
 
     name: str
@@ -65,6 +66,7 @@ class Array:
     minimum: float | None = None
     maximum: float | None = None
     above_minimum: bool = False
+    scale: str = ""
 
 
 class Example(NamedTuple):
@@ -126,6 +128,7 @@ class Workload:
         example: ``example(work, rng)`` makes a task of about that much work (for proof and calibration).
         work_range: the smallest and largest work that calibration covers.
         tolerance: largest relative error accepted when a task names none.
+        variants: parameters by which a proof changes each example, so that every path through the kernel is proved.
         batch_dim: the dimension that policies see as ``task.batch``.
         check: raises ``InvalidArray`` or ``InvalidParameter`` for content no declaration can express.
         matmul_bound: the time is in matrix products, so reduced-precision matrix units apply.
@@ -144,6 +147,7 @@ class Workload:
     example: Callable[[float, np.random.Generator], Example]
     work_range: tuple[float, float]
     tolerance: float
+    variants: tuple[Mapping[str, Scalar], ...] = ({},)
     batch_dim: str | None = None
     check: Callable[[Params, HostArrays], None] | None = None
     matmul_bound: bool = False

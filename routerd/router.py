@@ -413,21 +413,21 @@ class Router:
         self._store.record(msgspec.structs.replace(record, error_code=error_code) if error_code else record)
 
     def record_of(self, plan: Plan, session: Session, method: Literal["decide", "run"]) -> DecisionRecord:
-        """What is kept of a decision."""
-        task = plan.task
+        """What is kept of a decision, less what the policy redacts."""
+        task, redact = plan.task, self._active.policy.record.redact
         return DecisionRecord(
             decision_id=plan.decision.decision_id,
             time=time.time(),
-            client=session.name,
-            uid=session.uid,
+            client="" if "client.name" in redact else session.name,
+            uid=-1 if "client.uid" in redact else session.uid,
             method=method,
             workload=task.workload,
-            params=task.params,
+            params={} if "task.params" in redact else task.params,
             dims=task.dims,
             work=task.work,
             nbytes=task.nbytes,
             tolerance=task.tolerance,
-            facts=dict(plan.facts),
+            facts={name: value for name, value in plan.facts.items() if name not in redact},
             decision=plan.decision,
         )
 

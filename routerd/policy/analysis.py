@@ -34,7 +34,7 @@ def find_idle_clauses(
         if rule.id in idle:
             continue
         for earlier in rules[:index]:
-            if earlier.id in idle or not _covers(earlier, rule):
+            if not _covers(earlier, rule):
                 continue
             if not earlier.when:
                 reason = f"rule {earlier.id} before it matches always"

@@ -205,7 +205,7 @@ def _compare(
         problems += output_problems(workload, given.task, execution.outputs)
         if execution.transfer_seconds < 0.0 or execution.kernel_seconds < 0.0:
             problems.append("its seconds are negative")
-        error = relative_error(execution.outputs, contract_outputs(workload, given))
+        error = relative_error(workload, execution.outputs, contract_outputs(workload, given))
         if not error <= tolerance:
             problems.append("it differs from the contract by more than the tolerance")
     except Exception as failure:  # a third party's code: whatever it raises is what the report is about

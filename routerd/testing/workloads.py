@@ -92,7 +92,7 @@ def _split_problems(workload: Workload, work: float, given: Sample) -> list[str]
         return []
     parts = workload.split(Example(dict(given.task.params), dict(given.inputs)), (0.6, 0.4))
     merged = workload.merge([_run(workload, part) for part in parts])
-    error = relative_error(merged, contract_outputs(workload, given))
+    error = relative_error(workload, merged, contract_outputs(workload, given))
     if error > workload.tolerance:
         return [f"the parts merged differ from the whole by {error:.2g}, tolerance {workload.tolerance:.2g}"]
     return []

@@ -22,7 +22,6 @@ from routerd.workloads.binding import dims_of, output_shape
 from routerd.workloads.content import check_content, relative_error
 
 _PROOF_SEED = 20_260_101
-_MEASURE_REPEATS = 7
 
 HostArrays = Mapping[str, "np.ndarray[Any, Any]"]
 
@@ -85,14 +84,14 @@ class Host:
         worst, cold_seconds = 0.0, 0.0
         for number, work in enumerate(job.works):
             example = workload.example(work, np.random.default_rng(_PROOF_SEED + number))
-            params = _with_defaults(workload, example.params)
-            contract = execute_kernel(NumpyNamespace(), workload, params, example.arrays).outputs
-            started = perf_counter()
-            self._prepare(job.backend, workload)
-            outputs = backend.execute(workload, params, example.arrays, {}).outputs
-            if number == 0:
-                cold_seconds = perf_counter() - started
-            worst = max(worst, relative_error(outputs, contract))
+            for variant in workload.variants:
+                params = _with_defaults(workload, {**example.params, **variant})
+                contract = execute_kernel(NumpyNamespace(), workload, params, example.arrays).outputs
+                started = perf_counter()
+                self._prepare(job.backend, workload)
+                outputs = backend.execute(workload, params, example.arrays, {}).outputs
+                cold_seconds = cold_seconds or perf_counter() - started
+                worst = max(worst, relative_error(workload, outputs, contract))
         return messages.Proved(job.id, worst, cold_seconds)
 
     def _measure(self, job: messages.Measure) -> messages.Measured:
@@ -102,7 +101,7 @@ class Host:
         dims = dims_of(workload, {name: array.shape for name, array in example.arrays.items()})
         seconds: list[float] = []
         begin = perf_counter()
-        for repeat in range(_MEASURE_REPEATS + 1):
+        for repeat in range(messages.MEASURE_CALLS):
             started = perf_counter()
             refs, _transfer, _kernel = self._run(job.backend, workload, params, example.arrays, dims, NOBODY)
             if repeat > 0:  # the first call warms caches and compiles

@@ -10,6 +10,9 @@ from routerd.protocol import Failure, SegmentInfo
 from routerd.types import ArrayRef, Device, Scalar
 
 
+MEASURE_CALLS = 8  #: most calls of one :class:`Measure`, the first of which only warms up
+
+
 class Load(Struct, frozen=True, tag=True):
     """Import a backend and probe its device."""
 

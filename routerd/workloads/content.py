@@ -46,30 +46,32 @@ def check_content(workload: Workload, params: Params, inputs: HostArrays) -> Non
         workload.check(params, inputs)
 
 
-def relative_error(outputs: HostArrays, contract: HostArrays) -> float:
+def relative_error(workload: Workload, outputs: HostArrays, contract: HostArrays) -> float:
     """The largest relative error over all outputs: ‖output − contract‖ ÷ ‖contract‖ (Frobenius).
 
-    NaN must stand in the same places on both sides (an indicator's warm-up); a mismatch, a wrong shape or a missing
-    output gives infinity.
+    The divisor is the norm of the output that the declaration names as its scale, else of the output itself. NaN must
+    stand in the same places on both sides (an indicator's warm-up); a mismatch, a wrong shape or a missing output gives
+    infinity.
     """
+    scales = {declared.name: declared.scale for declared in workload.outputs if declared.scale}
     worst = 0.0
     for name, expected in contract.items():
         actual = outputs.get(name)
         if actual is None or np.shape(actual) != np.shape(expected):
             return float("inf")
-        worst = max(worst, _array_error(np.asarray(actual), np.asarray(expected)))
+        scale = np.asarray(contract[scales.get(name, name)])
+        worst = max(worst, _array_error(np.asarray(actual), np.asarray(expected), scale))
     return worst
 
 
-def _array_error(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+def _array_error(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], scale: np.ndarray[Any, Any]) -> float:
     if expected.dtype.kind != "f":
         return 0.0 if np.array_equal(actual, expected) else float("inf")
     defined = np.isfinite(expected)
     if not np.array_equal(defined, np.isfinite(actual)):
         return float("inf")
-    wanted, got = expected[defined], np.asarray(actual, dtype=np.float64)[defined]
-    scale = float(np.linalg.norm(wanted))
-    difference = float(np.linalg.norm(got - wanted))
-    if scale == 0.0:
+    difference = float(np.linalg.norm(np.asarray(actual, dtype=np.float64)[defined] - expected[defined]))
+    size = float(np.linalg.norm(scale[np.isfinite(scale)]))
+    if size == 0.0:
         return 0.0 if difference == 0.0 else float("inf")
-    return difference / scale
+    return difference / size

@@ -218,7 +218,7 @@ MONTE_CARLO_EUROPEAN = Workload(
     inputs=(),
     outputs=(
         Array(name="price", shape=(), unit="currency", doc="present value of the option"),
-        Array(name="standard_error", shape=(), unit="currency", doc="standard error of the price"),
+        Array(name="standard_error", shape=(), unit="currency", doc="standard error of the price", scale="price"),
     ),
     kernel=_monte_carlo_european,
     work=_paths,
@@ -226,6 +226,7 @@ MONTE_CARLO_EUROPEAN = Workload(
     example=_monte_carlo_example,
     work_range=(1e3, 1e7),
     tolerance=1e-5,
+    variants=({}, {"method": "quasi_random"}),
 )
 
 WORKLOADS = (MONTE_CARLO_EUROPEAN,)
