@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--version", action="version", version=f"routerd {__version__}")
     arguments = parser.parse_args()
 
-    from routerd.daemon import serve
+    from routerd.start import serve
 
     sys.exit(serve(arguments.config))
 

@@ -6,58 +6,46 @@ import asyncio
 import os
 import signal
 from collections.abc import Mapping
-from pathlib import Path
 
 from routerd.calibrator import Calibrator
 from routerd.decisions import DecisionCache
-from routerd.errors import RouterdError
 from routerd.facts import FactSource
-from routerd.flags import Flags, load_flags
-from routerd.interfaces import DEVICE_KINDS, Workload
-from routerd.logs import configure_logs, get_logger
+from routerd.flags import Flags
+from routerd.logs import get_logger
 from routerd.methods import Method, method_table
-from routerd.plugins import PluginRegistry, load_plugins
+from routerd.plugins import PluginRegistry
 from routerd.policies import PolicyKeeper
-from routerd.policy import Vocabulary
 from routerd.protocol import Calibrate
 from routerd.reports import Reporter
 from routerd.router import Router
 from routerd.server import Server
 from routerd.session import Session
-from routerd.settings import Settings, load_settings
+from routerd.settings import Settings
 from routerd.store import Store
+from routerd.vocabulary import vocabulary_of
 from routerd.worker.fleet import BackendState, Fleet
-from routerd.worker.supervisor import WorkerSettings
 
 _log = get_logger("daemon")
 
 
 class Daemon:
-    """One daemon. The constructor loads what can be refused (plugins, state, policy); :meth:`run` serves."""
+    """One daemon, made of a claimed socket, loaded plugins and a fleet whose processes may already be starting."""
 
-    def __init__(self, settings: Settings, flags: Flags) -> None:
+    def __init__(self, settings: Settings, flags: Flags, registry: PluginRegistry, fleet: Fleet) -> None:
         self._settings = settings
-        self._registry = load_plugins(settings)
-        workloads = {workload.name: workload for workload in self._registry.workloads}
-        self._fleet = Fleet(
-            self._registry.backends, workloads, _worker_settings(settings, self._registry), self._backend_changed
-        )
-        self._server: Server
         self._flags = flags
-        self._workloads = workloads
+        self._registry = registry
+        self._fleet = fleet
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then drain. Raises ``ConfigurationError`` kinds before anything is served."""
         settings, flags = self._settings, self._flags
         self._stopped = asyncio.Event()
         self._server = Server(settings, self._client_left)
-        self._server.claim()
         store = Store(settings.state_dir, buffer_limit=settings.decision_buffer, kept=settings.decisions_kept)
         try:
-            policies = PolicyKeeper(
-                settings.policy_paths, vocabulary(self._registry, self._workloads), flags.as_mapping(), store
-            )
-            facts = FactSource(self._fleet, flags.as_mapping())
+            policies = PolicyKeeper(settings.policy_paths, vocabulary_of(self._registry), flags.as_mapping(), store)
+            facts = FactSource(self._fleet, flags.as_mapping(), self._registry.sensors)
             self._router = Router(self._fleet, store, flags, facts, policies.load_first())
             policies.attach(self._router)
             self._calibrator = Calibrator(
@@ -90,12 +78,11 @@ class Daemon:
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, reload)
-        self._fleet.start()
-        self._calibrator.start()
-        await self._fleet.contract_ready(self._settings.worker_start_seconds)
-        self._server.listen(methods)
-        _log.info("serving", socket=str(self._settings.socket), pid=os.getpid())
         try:
+            await self._fleet.start(self._settings.worker_start_seconds, self._backend_changed)
+            self._server.listen(methods)
+            self._calibrator.start()
+            _log.info("serving", socket=str(self._settings.socket), pid=os.getpid())
             await self._stopped.wait()
             _log.info("draining", in_flight=self._server.in_flight)
             self._server.stop_accepting()
@@ -110,7 +97,7 @@ class Daemon:
 
     async def _calibrate(self, params: Calibrate) -> dict[str, object]:
         await self._calibrator.complete(params.workloads, again=params.again)
-        return {"workloads": sorted(params.workloads or self._workloads)}
+        return {"workloads": sorted(params.workloads or self._fleet.workloads)}
 
     def _backend_changed(self, backend: BackendState | None) -> None:
         if backend is not None and backend.state == "ready":
@@ -124,43 +111,3 @@ class Daemon:
         gone = session.close()
         self._fleet.forget_segments(gone)
         self._fleet.forget_client(session.number)
-
-
-def vocabulary(registry: PluginRegistry, workloads: dict[str, Workload]) -> Vocabulary:
-    """The names that a policy may use here."""
-    return Vocabulary(
-        workloads=frozenset(workloads),
-        families=frozenset(workload.family for workload in workloads.values()),
-        engines=frozenset(engine for workload in workloads.values() for engine in workload.engines),
-        backends=frozenset(spec.name for spec in registry.backends),
-        device_kinds=frozenset(DEVICE_KINDS),
-    )
-
-
-def _worker_settings(settings: Settings, registry: PluginRegistry) -> WorkerSettings:
-    return WorkerSettings(
-        threads=settings.cpu_threads,
-        inline_bytes=int(settings.inline_array_bytes),
-        task_timeout_seconds=settings.task_timeout_seconds,
-        workload_modules=registry.workload_modules,
-    )
-
-
-def serve(config: Path | None) -> int:
-    """Run a daemon in the foreground; returns its exit code. Problems go to standard error, one line each."""
-    import sys
-
-    import uvloop
-
-    try:
-        settings = load_settings(config)
-        flags = load_flags(os.environ)
-        if not flags["CPU_OPTIMIZATION"]:
-            settings = settings.model_copy(update={"cpu_threads": 1})
-        configure_logs(settings.log_level, settings.log_format, flags)
-        daemon = Daemon(settings, flags)
-        uvloop.run(daemon.run())
-    except RouterdError as error:
-        print(f"routerd: {error.code}: {error.message}", file=sys.stderr)
-        return error.exit_code
-    return 0

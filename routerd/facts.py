@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
 
-from routerd.interfaces import Workload
+from routerd.errors import Unavailable
+from routerd.interfaces import Sensor, Workload
+from routerd.logs import get_logger
 from routerd.session import Session
 from routerd.types import Scalar, Task
 from routerd.worker.fleet import Fleet
+
+_log = get_logger("hardware")
 
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _SENSOR_SECONDS = 2.0
@@ -26,11 +30,13 @@ class FactSource:
         self,
         fleet: Fleet,
         flags: Mapping[str, Scalar | None],
+        sensors: Sequence[Sensor] = (),
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fleet = fleet
+        self._sensors = list(sensors)
         self._clock = clock
         self._monotonic = monotonic
         self._flags = {f"flags.{name}": value for name, value in flags.items() if value is not None}
@@ -84,7 +90,7 @@ class FactSource:
             return time.strftime("%H:%M", now) if rest == "local" else _WEEKDAYS[now.tm_wday]
         if subject == "hardware":
             device, _, quantity = rest.partition(".")
-            return self._device(device, quantity) if quantity else self._sensors().get(rest)
+            return self._device(device, quantity) if quantity else self._readings().get(name)
         return None
 
     def _device(self, kind: str, quantity: str) -> Any:
@@ -94,20 +100,32 @@ class FactSource:
             return bool(ready)
         if quantity == "queue_ms" and ready:
             return min(backend.worker.queue_seconds() for backend in ready) * 1000.0
-        if kind == "cpu" and quantity in ("free_bytes", "utilisation"):
-            return self._sensors().get(quantity)
+        if quantity in ("free_bytes", "utilisation"):
+            return self._readings().get(f"hardware.{kind}.{quantity}")
         return None
 
-    def _sensors(self) -> dict[str, Any]:
-        """The machine's own readings, at most one reading every two seconds."""
+    def _readings(self) -> dict[str, Any]:
+        """What the machine and the plugins' sensors say, read at most every two seconds."""
         now = self._monotonic()
         if now - self._machine_at >= _SENSOR_SECONDS:
             self._machine_at = now
             self._machine = {
-                "free_bytes": psutil.virtual_memory().available,
-                "utilisation": psutil.cpu_percent(interval=None) / 100.0,
+                "hardware.cpu.free_bytes": psutil.virtual_memory().available,
+                "hardware.cpu.utilisation": psutil.cpu_percent(interval=None) / 100.0,
             }
             battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
             if battery is not None and battery.power_plugged is not None:
-                self._machine["on_battery"] = not battery.power_plugged
+                self._machine["hardware.on_battery"] = not battery.power_plugged
+            for sensor in list(self._sensors):
+                self._machine |= self._read_sensor(sensor)
         return self._machine
+
+    def _read_sensor(self, sensor: Sensor) -> Mapping[str, Scalar]:
+        try:
+            return sensor.read()
+        except Unavailable as reason:
+            _log.info("sensor is absent", sensor=sensor.name, reason=reason.message)
+        except Exception as error:  # a third party's code: it loses its say, policies see the fact as missing
+            _log.error("sensor failed", sensor=sensor.name, reason=f"{type(error).__name__}: {error}")
+        self._sensors.remove(sensor)
+        return {}

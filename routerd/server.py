@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import socket
-import stat
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -16,8 +14,6 @@ from routerd import __version__
 from routerd.access import peer_of, require, role_of
 from routerd.connection import Connection
 from routerd.errors import (
-    AlreadyRunning,
-    ConfigurationError,
     LimitExceeded,
     ProtocolError,
     RouterdError,
@@ -26,6 +22,7 @@ from routerd.errors import (
     UnsupportedProtocol,
     suggest,
 )
+from routerd.instance import remove_stale
 from routerd.logs import get_logger
 from routerd.methods import Method
 from routerd.protocol import (
@@ -62,7 +59,6 @@ class Server:
         self._methods: Mapping[str, Method] = {}
         self._on_leave = on_leave
         self._listener: socket.socket | None = None
-        self._lock: int | None = None
         self._clients: dict[Connection, Session | None] = {}
         self._draining = False
         self.requests = 0
@@ -87,12 +83,6 @@ class Server:
         """Requests that await their reply, over all clients."""
         return sum(len(session.tasks) for session in self._clients.values() if session is not None)
 
-    def claim(self) -> None:
-        """Become the only daemon of this socket. Raises ``AlreadyRunning``, or ``ConfigurationError`` for a bad path."""
-        path = Path(self._settings.socket)
-        _private_directory(path.parent, shared=self._settings.socket_mode == 0o660)
-        self._lock = _lock(path.with_name(path.name + ".lock"), path)
-
     def traffic(self) -> dict[str, int]:
         """Counters for ``status``."""
         return {
@@ -105,10 +95,10 @@ class Server:
         }
 
     def listen(self, methods: Mapping[str, Method]) -> None:
-        """Bind and start serving ``methods``. Call after :meth:`claim`."""
+        """Bind and start serving ``methods``. The instance must have been claimed."""
         self._methods = methods
         path = Path(self._settings.socket)
-        _remove_stale(path)
+        remove_stale(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
         mask = os.umask(0o777 & ~self._settings.socket_mode)
         try:
@@ -139,13 +129,10 @@ class Server:
         return self.in_flight
 
     def close(self) -> None:
-        """Disconnect everybody and give up the socket."""
+        """Disconnect everybody and remove the socket."""
         self.stop_accepting()
         for connection in list(self._clients):
             connection.close("the daemon is shutting down")
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     def disown(self, alive: Collection[int]) -> None:
         """Workers ended: clients are no longer charged for results that those workers held."""
@@ -292,58 +279,3 @@ def _result_frame(request_id: int, result: bytes) -> bytes:
     number = encode(request_id)
     length = len(_RESULT_START) + len(number) + len(_RESULT_KEY) + len(result)
     return b"".join((HEADER.pack(length), _RESULT_START, number, _RESULT_KEY, result))
-
-
-def _private_directory(directory: Path, *, shared: bool) -> None:
-    """Create the socket's directory, or check that nobody else can write to it."""
-    mode = 0o750 if shared else 0o700
-    try:
-        directory.mkdir(mode=mode, parents=True, exist_ok=True)
-        status = directory.stat()
-    except OSError as error:
-        raise ConfigurationError(f"cannot use the socket directory {directory}: {error.strerror}") from error
-    if status.st_uid not in (os.getuid(), 0):
-        raise ConfigurationError(f"the socket directory {directory} belongs to user {status.st_uid}; choose another")
-    if status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
-        raise ConfigurationError(
-            f"others can write to the socket directory {directory} (mode {stat.filemode(status.st_mode)}); chmod it {mode:o}"
-        )
-
-
-def _lock(path: Path, socket_path: Path) -> int:
-    """Hold an exclusive lock for the life of the process; the kernel drops it however the process ends."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise ConfigurationError(f"cannot open the lock file {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
-        raise AlreadyRunning(
-            f"another daemon (process {holder}) serves {socket_path}; stop it, or set ROUTERD_SOCKET to another path"
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove a socket that a dead daemon left. The lock is held, and nobody may answer on it."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ConfigurationError(f"{path} exists and is not a socket; remove it or set ROUTERD_SOCKET to another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
-        except OSError as error:
-            raise ConfigurationError(f"cannot tell whether {path} is in use: {error.strerror}") from error
-    raise AlreadyRunning(f"another process answers on {path}; stop it, or set ROUTERD_SOCKET to another path")

@@ -34,7 +34,7 @@ from routerd.types import ITEM_BYTES, ArrayRef, Decision, Result, Scalar
 #: A daemon may be starting (a service manager starts both at once): wait this long for it before giving up.
 CONNECT_SECONDS = 3.0
 RETRY_SECONDS = 0.02
-CHUNK = 1 << 18
+CHUNK = 1 << 16  # the allocator maps larger buffers afresh for every call, which costs more than the call
 
 _MAX_REPLY = 1 << 30
 _reply_decoder = msgspec.msgpack.Decoder(Reply)

@@ -14,7 +14,7 @@ from routerd.outbox import Outbox, close_all
 from routerd.protocol import FrameBuffer, encode_frame
 from routerd.worker import messages
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16  # the allocator maps larger buffers afresh for every call, which costs more than the call
 _MAX_FRAME = 1 << 28
 
 

@@ -75,21 +75,20 @@ class BackendState:
 
 
 class Fleet:
-    """All workers and backends. ``on_change`` is called whenever a backend's state changes."""
+    """All workers and backends. The contract's worker comes first, alone: the others' imports would slow it down."""
 
     def __init__(
         self,
         specs: Sequence[BackendSpec],
         workloads: Mapping[str, Workload],
         settings: WorkerSettings,
-        on_change: Callable[[BackendState | None], None],
     ) -> None:
         self.workloads = workloads
         self.backends: dict[str, BackendState] = {}
         self.workers: list[Worker] = []
         self.wanted: set[str] = set()
         self._moved = asyncio.Event()
-        self._on_change = on_change
+        self._on_change: Callable[[BackendState | None], None] = lambda _backend: None
         groups: dict[tuple[str, str], list[BackendSpec]] = {}
         for spec in specs:
             groups.setdefault((spec.device_kind, spec.group), []).append(spec)
@@ -105,14 +104,19 @@ class Fleet:
             self.wanted.add(workload)
             self._on_change(None)
 
-    def start(self) -> None:
-        """Spawn every worker; the contract's first."""
-        for worker in sorted(self.workers, key=lambda one: CONTRACT_BACKEND not in [spec.name for spec in one.specs]):
-            worker.start()
+    def spawn(self) -> None:
+        """Start the process of the contract's worker. Needs no event loop."""
+        self.backends[CONTRACT_BACKEND].worker.spawn()
 
-    async def contract_ready(self, seconds: float) -> None:
-        """Wait until the contract's backend has settled, ready or not; raises ``Unavailable`` if it does not in time."""
+    async def start(self, seconds: float, on_change: Callable[[BackendState | None], None]) -> None:
+        """Return when the contract's backend is ready; the others then load in the background.
+
+        ``on_change`` hears of every backend whose state changes (``None``: of several). Raises ``Unavailable`` if the
+        contract is not ready after ``seconds``.
+        """
+        self._on_change = on_change
         backend = self.backends[CONTRACT_BACKEND]
+        backend.worker.start()
         try:
             async with asyncio.timeout(seconds):
                 while backend.state in ("starting", "down"):
@@ -122,6 +126,9 @@ class Fleet:
             raise Unavailable(f"{CONTRACT_BACKEND} is {backend.state} after {seconds:g} s: {backend.reason}") from None
         if backend.state != "ready":
             raise Unavailable(f"{CONTRACT_BACKEND} is {backend.state}: {backend.reason}")
+        for worker in self.workers:
+            if worker is not backend.worker:
+                worker.start()
 
     async def stop(self, seconds: float) -> None:
         """End every worker within ``seconds``."""

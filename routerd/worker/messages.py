@@ -9,7 +9,6 @@ from msgspec import Struct, field, msgpack
 from routerd.protocol import Failure, SegmentInfo
 from routerd.types import ArrayRef, Device, Scalar
 
-
 MEASURE_CALLS = 8  #: most calls of one :class:`Measure`, the first of which only warms up
 
 

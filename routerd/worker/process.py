@@ -22,7 +22,7 @@ from routerd.worker import messages
 from routerd.worker.host import Host
 from routerd.workloads import builtin_workloads
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16  # the allocator maps larger buffers afresh for every call, which costs more than the call
 _MAX_FRAME = 1 << 28  # the daemon is trusted; its own limit for clients is far lower
 _PR_SET_PDEATHSIG = 1
 

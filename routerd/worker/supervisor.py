@@ -91,6 +91,7 @@ class Worker:
         self._on_loaded = on_loaded
         self._on_down = on_down
         self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
         self._channel: Channel | None = None
         self._queue: list[_Job] = []
         self._running: dict[int, _Job] = {}
@@ -129,8 +130,8 @@ class Worker:
         elapsed = perf_counter() - first.started_at
         return max(self._backlog_seconds - min(elapsed, first.seconds), 0.0)
 
-    def start(self) -> None:
-        """Spawn the process and ask it to load every backend."""
+    def spawn(self) -> None:
+        """Start the process. Needs no event loop."""
         Worker._incarnations += 1
         self.incarnation = Worker._incarnations
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -141,14 +142,21 @@ class Worker:
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
             )
+        self._socket = mine
         self._started_at = perf_counter()
+
+    def start(self) -> None:
+        """Listen to the process, spawned now if it was not, and ask it to load every backend."""
+        if self._socket is None:
+            self.spawn()
+        assert self._socket is not None
         self.known_segments = set()
-        self._channel = Channel(mine, self._outcome, self._ended)
+        self._channel, self._socket = Channel(self._socket, self._outcome, self._ended), None
         for spec in self.specs:
             self._load(spec)
         if self._watchdog is None:
             self._watch()
-        self._log.debug("worker started", worker=self.name, pid=self._process.pid)
+        self._log.debug("worker started", worker=self.name, pid=self.pid)
 
     async def ask(self, make: Make, *, seconds: float, priority: int = FOREGROUND) -> Answer:
         """Queue a job, expected to take ``seconds``, and wait for its outcome. Lower ``priority`` runs first.

@@ -44,13 +44,17 @@ LAYERS: list[tuple[str, int]] = [
     ("routerd.decisions", 4),
     ("routerd.calibrator", 4),
     ("routerd.policies", 4),
+    ("routerd.vocabulary", 4),
     ("routerd.store", 4),
+    ("routerd.database", 4),
     ("routerd.access", 5),
+    ("routerd.instance", 5),
     ("routerd.connection", 5),
     ("routerd.methods", 5),
     ("routerd.reports", 5),
     ("routerd.server", 5),
     ("routerd.daemon", 6),
+    ("routerd.start", 6),
     ("routerd.__main__", 6),
 ]
 #: What a plugin may import of routerd.
@@ -58,13 +62,14 @@ PUBLIC = (
     "errors",
     "types",
     "interfaces",
-    "memory",
+    "settings",
+    "flags",
     "logs",
+    "memory",
     "workloads",
     "namespaces",
     "hookspecs",
     "testing",
-    "settings",
 )
 
 

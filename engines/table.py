@@ -1,0 +1,117 @@
+"""The demo's routing table: one row for each job and backend, with the reason beneath it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from engines.jobs import Outcome
+from routerd.client import TaskResult
+
+_HEADINGS = ("workload", "work", "hardware", "backend", "predicted", "measured", "gain", "confidence")
+_RIGHT = frozenset({"predicted", "measured", "gain", "confidence"})
+_SHORT_UNITS = {"floating-point operations": "flop"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tasks of one job that one backend ran: their times are summed, their confidence is the lowest."""
+
+    title: str
+    workload: str
+    work: str
+    hardware: str
+    backend: str
+    predicted_seconds: float
+    measured_seconds: float
+    gain: float
+    confidence: float
+    why: str
+
+    def cells(self) -> tuple[str, ...]:
+        return (
+            self.workload,
+            self.work,
+            self.hardware,
+            self.backend,
+            duration(self.predicted_seconds),
+            duration(self.measured_seconds),
+            f"{self.gain:.2f}×",
+            f"{self.confidence:.2f}",
+        )
+
+
+def rows_of(outcome: Outcome, work_unit: str) -> list[Row]:
+    """The rows of a job: one, or one for each backend where its tasks went to several."""
+    by_backend: dict[tuple[str, str], list[TaskResult]] = {}
+    for result in outcome.results.values():
+        by_backend.setdefault((result.ran_on.device_kind, result.ran_on.backend), []).append(result)
+    return [_row(outcome, work_unit, hardware, backend, results) for (hardware, backend), results in by_backend.items()]
+
+
+def _row(outcome: Outcome, work_unit: str, hardware: str, backend: str, results: Sequence[TaskResult]) -> Row:
+    decisions = [result.decision for result in results]
+    largest = max(results, key=lambda result: result.decision.predicted_seconds)
+    predicted = sum(decision.predicted_seconds for decision in decisions)
+    on_contract = sum(decision.estimated_gain * decision.predicted_seconds for decision in decisions)
+    total = quantity(sum(decision.work for decision in decisions))
+    why = largest.decision.reasoning
+    if len(results) > 1:
+        why = f"{len(results)} tasks; of the longest: {why}"
+    if largest.fallback_reason is not None:
+        why = f"planned on {largest.planned.backend}, but {largest.fallback_reason}; {why}"
+    return Row(
+        outcome.job.title,
+        outcome.job.workload,
+        f"{total} {_SHORT_UNITS.get(work_unit, work_unit)}",
+        hardware,
+        backend,
+        predicted,
+        sum(result.timing.total_seconds for result in results),
+        on_contract / predicted,
+        min(decision.confidence for decision in decisions),
+        why,
+    )
+
+
+class RoutingTable:
+    """Rows whose columns line up, each followed by what it is and why it ran there, at whatever width there is."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows = list(rows)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [_HEADINGS, *(row.cells() for row in self._rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        yield _line(_HEADINGS, widths, "bold")
+        yield Rule(style="dim")
+        for row in self._rows:
+            yield _line(row.cells(), widths, "")
+            yield Padding(Group(Text(row.title), Text(f"why: {row.why}", style="dim")), (0, 0, 0, 4))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], style: str) -> Table:
+    line = Table.grid(padding=(0, 2, 0, 0))
+    for heading, width in zip(_HEADINGS, widths, strict=True):
+        line.add_column(justify="right" if heading in _RIGHT else "left", width=width, overflow="fold", style=style)
+    line.add_row(*map(Text, cells))
+    return line
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best: ``18.5 ms``."""
+    for factor, unit in ((1e6, "µs"), (1e3, "ms")):
+        if seconds * factor < 999.5:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def quantity(number: float) -> str:
+    """``12,154``, and ``1.7e10`` from ten million on."""
+    return f"{number:,.0f}" if number < 1e7 else f"{number:.2g}".replace("e+0", "e").replace("e+", "e")

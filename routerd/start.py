@@ -1,0 +1,50 @@
+"""From a command line to a serving daemon, in the order that is soonest ready.
+
+Settings, flags and plugins come first: they say which workers there will be. The workers' processes then start on other
+cores while this one still imports the rest of the daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from routerd.errors import RouterdError
+from routerd.flags import load_flags
+from routerd.instance import claim
+from routerd.logs import configure_logs
+from routerd.plugins import load_plugins
+from routerd.settings import load_settings
+from routerd.worker.fleet import Fleet
+from routerd.worker.supervisor import WorkerSettings
+
+
+def serve(config: Path | None) -> int:
+    """Run a daemon in the foreground; returns its exit code. Problems go to standard error, one line each."""
+    try:
+        settings = load_settings(config)
+        flags = load_flags(os.environ)
+        if not flags["CPU_OPTIMIZATION"]:
+            settings = settings.model_copy(update={"cpu_threads": 1})
+        configure_logs(settings.log_level, settings.log_format, flags)
+        claim(settings.socket, shared=settings.socket_mode == 0o660)  # held until the process ends
+        registry = load_plugins(settings)
+        worker_settings = WorkerSettings(
+            threads=settings.cpu_threads,
+            inline_bytes=int(settings.inline_array_bytes),
+            task_timeout_seconds=settings.task_timeout_seconds,
+            workload_modules=registry.workload_modules,
+        )
+        fleet = Fleet(registry.backends, {workload.name: workload for workload in registry.workloads}, worker_settings)
+        fleet.spawn()
+
+        import uvloop
+
+        from routerd.daemon import Daemon
+
+        uvloop.run(Daemon(settings, flags, registry, fleet).run())
+    except RouterdError as error:
+        print(f"routerd: {error.code}: {error.message}", file=sys.stderr)
+        return error.exit_code
+    return 0
