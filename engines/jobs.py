@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median_low
 from typing import Any
 
@@ -40,7 +41,8 @@ class Jobs:
 
     pseudo_random: Job
     quasi_random: Job
-    value_at_risk: Job
+    one_day_risk: Job
+    ten_day_risk: Job
     performance: Job
     sma: Job
     ema: Job
@@ -68,7 +70,8 @@ def build_jobs(stocks: Sequence[Stock]) -> Jobs:
         _options(
             stocks, f"the same calls, {POINTS:,} quasi-random points", num_simulations=POINTS, method="quasi_random"
         ),
-        _value_at_risk(young, old, rng),
+        _one_day_risk(young, old),
+        _ten_day_risk(old, rng),
         Job(
             "every stock's whole history, and the two equal-weight books",
             "analytics.performance",
@@ -111,15 +114,21 @@ def _options(stocks: Sequence[Stock], title: str, **arguments: Any) -> Job:
     return Job(title, "options.monte_carlo_european", tasks)
 
 
-def _value_at_risk(young: Panel, old: Panel, rng: np.random.Generator) -> Job:
+def _one_day_risk(*panels: Panel) -> Job:
     tasks = {
         f"{len(panel.tickers)} stocks, {len(panel.returns):,} days since {panel.dates[0]}": _book(panel.returns)
-        for panel in (young, old)
+        for panel in panels
     }
-    horizon = resampled_horizon(old, HORIZON_DAYS, SCENARIOS, rng)
-    tasks[f"{len(old.tickers)} stocks over {HORIZON_DAYS} days, {SCENARIOS:,} resampled"] = _book(horizon)
+    return Job("equal-weight books over the real days", "risk.var_historical", tasks)
+
+
+def _ten_day_risk(panel: Panel, rng: np.random.Generator) -> Job:
+    returns = resampled_horizon(panel, HORIZON_DAYS, SCENARIOS, rng)
+    name = f"{len(panel.tickers)} stocks, {SCENARIOS:,} draws of {HORIZON_DAYS} real days"
     return Job(
-        "equal-weight book of 1,000,000: real days, and ten-day scenarios drawn from them", "risk.var_historical", tasks
+        f"{SCENARIOS:,} scenarios of {HORIZON_DAYS} days drawn from the real ones",
+        "risk.var_historical",
+        {name: _book(returns)},
     )
 
 
@@ -152,7 +161,7 @@ def _greeks(stocks: Sequence[Stock], rng: np.random.Generator) -> Job:
 
 def _inference(stocks: Sequence[Stock], rng: np.random.Generator) -> Job:
     arguments: dict[str, Any] = {"x": return_windows(stocks, LAYERS[0], ROWS)}
-    for layer, (fan_in, fan_out) in enumerate(zip(LAYERS, LAYERS[1:], strict=False), 1):
+    for layer, (fan_in, fan_out) in enumerate(pairwise(LAYERS), 1):
         arguments[f"w{layer}"] = rng.standard_normal((fan_in, fan_out)) * np.sqrt(2.0 / fan_in)
         arguments[f"b{layer}"] = np.zeros(fan_out)
     network = "-".join(map(str, LAYERS))

@@ -68,7 +68,8 @@ class Panel:
     @property
     def returns(self) -> Floats:
         """Simple daily returns, (T − 1, S): those of a book are the weighted sum of its stocks'."""
-        return self.adjusted[1:] / self.adjusted[:-1] - 1.0
+        returns: Floats = self.adjusted[1:] / self.adjusted[:-1] - 1.0
+        return returns
 
     @property
     def book(self) -> Floats:

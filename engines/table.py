@@ -93,7 +93,7 @@ class RoutingTable:
         yield Rule(style="dim")
         for row in self._rows:
             yield _line(row.cells(), widths, "")
-            yield Padding(Group(Text(row.title), Text(f"why: {row.why}", style="dim")), (0, 0, 0, 4))
+            yield Padding(Group(Text(row.title), Text(f"why: {row.why}", style="dim")), (0, 0, 0, 4), expand=False)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], style: str) -> Table:

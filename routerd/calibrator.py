@@ -18,7 +18,7 @@ from routerd.logs import get_logger
 from routerd.store import Store
 from routerd.worker import messages
 from routerd.worker.fleet import BackendState, Fleet, Knowledge, Pair
-from routerd.worker.supervisor import BACKGROUND
+from routerd.worker.supervisor import BACKGROUND, Answer, Make
 
 _log = get_logger("calibration")
 
@@ -165,7 +165,7 @@ class Calibrator:
         if pair.quarantine is not None:
             _log.warning("pair quarantined", backend=name, workload=workload.name, reason=pair.quarantine)
             self._schedule_retry(backend, pair)
-        self._keep(backend, pair)
+        await asyncio.to_thread(self._keep, backend, pair)
         self._on_change()
 
     async def _prove(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
@@ -173,10 +173,10 @@ class Calibrator:
         # The contract runs every example too, so the largest stays well below the calibrated range's end.
         works = (low, math.sqrt(low * high), low * (high / low) ** 0.8)
         await self._idle(backend)
-        answer = await backend.worker.ask(
+        answer = await self._ask(
+            backend,
             lambda number: (messages.Prove(number, backend.spec.name, workload.name, works), ()),
-            seconds=self._run_seconds,
-            priority=BACKGROUND,
+            self._run_seconds,
         )
         pair.error = answer.outcome.error
         pair.model.cold_seconds = answer.outcome.cold_seconds
@@ -198,15 +198,23 @@ class Calibrator:
             pair.model.add_point(point)
 
     async def _measure(self, backend: BackendState, workload: Workload, work: float, expected: float) -> Point:
-        answer = await backend.worker.ask(
+        answer = await self._ask(
+            backend,
             lambda number: (messages.Measure(number, backend.spec.name, workload.name, work, self._run_seconds), ()),
-            seconds=min(expected * messages.MEASURE_CALLS, self._run_seconds),
-            priority=BACKGROUND,
+            min(expected * messages.MEASURE_CALLS, self._run_seconds),
         )
         outcome: messages.Measured = answer.outcome
         centre = median(outcome.seconds)
         deviations = [abs(math.log(seconds / centre)) for seconds in outcome.seconds]
         return Point(outcome.work, centre, _MAD_TO_SIGMA * median(deviations))
+
+    async def _ask(self, backend: BackendState, make: Make, seconds: float) -> Answer:
+        """A job behind all tasks. It occupies the worker, so decisions are made afresh before and after it."""
+        self._on_change()
+        try:
+            return await backend.worker.ask(make, seconds=seconds, priority=BACKGROUND)
+        finally:
+            self._on_change()
 
     async def _idle(self, backend: BackendState) -> None:
         """Wait until no worker of the device computes: a timing beside other work would be a wrong timing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -29,7 +30,7 @@ from routerd.errors import (
 from routerd.facts import FactSource
 from routerd.flags import Flags
 from routerd.interfaces import CONTRACT_BACKEND, Workload
-from routerd.logs import get_logger
+from routerd.logs import decision_scope, get_logger
 from routerd.policy import CompiledPolicy, Policy, Verdict
 from routerd.protocol import Ask, SegmentInfo
 from routerd.reasoning import explain
@@ -252,7 +253,8 @@ class Router:
         for segment in segments:
             segment.hold()
         try:
-            completed = await self._attempt(plan, segments, session, started)
+            with decision_scope(plan.decision.decision_id):
+                completed = await self._attempt(plan, segments, session, started)
         except RouterdError as error:
             self.failed += 1
             self._record_run(plan, session, error_code=error.code)
@@ -273,10 +275,11 @@ class Router:
             except (Unavailable, ExecutionError) as error:
                 reasons.append(f"{candidate.backend}: {error.message}")
                 last = candidate is plan.ranking[: fallback.max_attempts][-1]
-                if last or _cause(error) not in fallback.on or not self._may_leave(backend):
+                late = time.perf_counter() - started >= (plan.task.deadline_seconds or math.inf)
+                if last or late or _cause(error) not in fallback.on or not self._may_leave(backend):
                     raise
                 self.fallbacks += 1
-                _log.warning("falling back", decision_id=plan.decision.decision_id, reason=reasons[-1])
+                _log.warning("falling back", reason=reasons[-1])
                 continue
             return self._complete(plan, backend, answer, reasons, session, started)
         raise AssertionError("a plan has at least one candidate")
@@ -354,7 +357,6 @@ class Router:
         if self._flags["PERFORMANCE_MONITORING"]:
             _log.info(
                 "executed",
-                decision_id=decision.decision_id,
                 workload=plan.task.workload,
                 ran_on=backend.spec.name,
                 predicted_seconds=decision.predicted_seconds,

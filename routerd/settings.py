@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     max_in_flight_per_client: int = Field(
         default=256, ge=1, le=65_536, description="Requests of one client that may await their reply."
     )
-    max_arrays_per_task: int = Field(default=32, ge=1, le=1024, description="Input arrays of one task.")
+    max_arrays_per_task: int = Field(default=32, ge=1, le=64, description="Input arrays of one task.")
     max_frame_bytes: ByteSize = _bytes(_MIB, 4 * _KIB, 64 * _MIB, "Largest message.")
     inline_array_bytes: ByteSize = _bytes(
         8 * _KIB, 0, 16 * _MIB, "Arrays up to this size travel inside the message, larger ones by shared memory."

@@ -1,4 +1,4 @@
-"""The names that a policy may use here: what the catalogue and the loaded plugins offer."""
+"""The names that a policy may use here: workloads, backends and devices, as the loaded plugins give them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from routerd.plugins import PluginRegistry
 from routerd.policy import Vocabulary
 
 
-def vocabulary_of(registry: PluginRegistry) -> Vocabulary:
-    """Workloads, families, engines, backends and device kinds."""
-    workloads = registry.workloads
+def vocabulary(registry: PluginRegistry) -> Vocabulary:
+    """The names that exist with these plugins."""
     return Vocabulary(
-        workloads=frozenset(workload.name for workload in workloads),
-        families=frozenset(workload.family for workload in workloads),
-        engines=frozenset(engine for workload in workloads for engine in workload.engines),
+        workloads=frozenset(workload.name for workload in registry.workloads),
+        families=frozenset(workload.family for workload in registry.workloads),
+        engines=frozenset(engine for workload in registry.workloads for engine in workload.engines),
         backends=frozenset(spec.name for spec in registry.backends),
         device_kinds=frozenset(DEVICE_KINDS),
     )

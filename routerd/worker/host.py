@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
@@ -53,6 +54,7 @@ class Host:
 
     def handle(self, job: messages.Job) -> Outcome | None:
         """Do one job. Whatever it raises becomes a :class:`messages.Failed`; the worker itself goes on."""
+        trace = ""
         try:
             return self._handlers[type(job)](job)
         except RouterdError as error:
@@ -61,7 +63,8 @@ class Host:
             problem = OutOfMemory(f"{_label(job)}: not enough host memory ({error})")
         except Exception as error:  # a kernel may raise anything: the client gets it as an error, with its type
             problem = ExecutionError(f"{_label(job)} raised {type(error).__name__}: {error}")
-        return messages.Failed(getattr(job, "id", 0), failure(problem))
+            trace = traceback.format_exc()
+        return messages.Failed(getattr(job, "id", 0), failure(problem), trace)
 
     def close(self) -> None:
         """Release every device."""
@@ -118,7 +121,7 @@ class Host:
         inputs = {name: self._inputs.view(name, ref) for name, ref in job.arrays.items()}
         refs, transfer, kernel = self._run(job.backend, workload, job.params, inputs, job.dims, job.client)
         created = tuple(segment.info for segment in self.created)
-        return messages.Executed(job.id, refs, transfer, kernel, created)
+        return messages.Executed(job.id, job.client, refs, transfer, kernel, created)
 
     def _run(
         self,
@@ -189,7 +192,10 @@ class Host:
         return refs
 
     def _acquire(self, client: int, size: int) -> OutputSegment:
-        segment, new = self._outputs.acquire(client, size)
+        try:
+            segment, new = self._outputs.acquire(client, size)
+        except OSError as error:
+            raise OutOfMemory(f"no shared memory for a result of {size} bytes: {error.strerror}") from error
         if new and client != NOBODY:
             self.created.append(segment)
         return segment

@@ -104,6 +104,7 @@ class Executed(Struct, frozen=True, tag=True):
     """A result. ``created`` names the new output segments whose descriptors come with this frame."""
 
     id: int
+    client: int
     outputs: dict[str, ArrayRef]
     transfer_seconds: float
     kernel_seconds: float
@@ -111,10 +112,11 @@ class Executed(Struct, frozen=True, tag=True):
 
 
 class Failed(Struct, frozen=True, tag=True):
-    """The job raised. The worker goes on."""
+    """The job raised; the worker goes on. ``trace`` tells the log where, if nobody foresaw it."""
 
     id: int
     error: Failure
+    trace: str = ""
 
 
 Job: TypeAlias = Load | Prove | Measure | Execute | Recycle | Discard | Forget

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from routerd.errors import InvalidArray, UnknownSegment
+from routerd.errors import InvalidArray, OutOfMemory, UnknownSegment
 from routerd.memory import align, create_segment, map_segment, seal_future_writes
 from routerd.protocol import SegmentInfo
 from routerd.types import ArrayRef
@@ -27,21 +27,28 @@ class InputSegments:
 
     def __init__(self) -> None:
         self._maps: dict[int, mmap.mmap] = {}
+        self._unmapped: dict[int, str] = {}
 
     def attach(self, info: SegmentInfo, descriptor: int) -> None:
-        """Map a segment; the caller closes the descriptor."""
-        self._maps[info.segment] = map_segment(descriptor, info.size, writable=False)
+        """Map a segment; the caller closes the descriptor. What cannot be mapped is told when it is used."""
+        try:
+            self._maps[info.segment] = map_segment(descriptor, info.size, writable=False)
+        except (OSError, ValueError) as error:
+            self._unmapped[info.segment] = str(error)
 
     def drop(self, segments: Iterable[int]) -> None:
         """Forget segments. The memory goes when the last array over it does."""
         for segment in segments:
             self._maps.pop(segment, None)
+            self._unmapped.pop(segment, None)
 
     def view(self, name: str, ref: ArrayRef) -> np.ndarray[Any, Any]:
         """The array that ``ref`` describes, without a copy and read-only. Raises ``UnknownSegment``/``InvalidArray``."""
         if ref.data is not None:
             return np.frombuffer(ref.data, dtype=ref.dtype).reshape(ref.shape)
         mapped = self._maps.get(-1 if ref.segment is None else ref.segment)
+        if mapped is None and ref.segment in self._unmapped:
+            raise OutOfMemory(f"the worker cannot map the segment of array {name}: {self._unmapped[ref.segment]}")
         if mapped is None:
             raise UnknownSegment(f"array {name} refers to segment {ref.segment}, which is not attached")
         if ref.offset < 0 or ref.offset + ref.nbytes > len(mapped):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 from routerd.errors import ShuttingDown, TaskTimeout, Unavailable, WorkerCrashed, from_wire
 from routerd.interfaces import BackendSpec
 from routerd.logs import get_logger
+from routerd.outbox import close_all
 from routerd.worker import messages
 from routerd.worker.channel import Channel
 
@@ -25,6 +26,7 @@ _DEPTH = 2  # jobs handed to the process: one runs, one waits in its socket so t
 _BACKOFF_SECONDS = (0.1, 10.0)
 _STABLE_SECONDS = 30.0
 _WATCH_SECONDS = 1.0
+_LINGER_SECONDS = 1.0  # between the end of a worker's stream and the end of its process
 
 
 class Answer(NamedTuple):
@@ -102,6 +104,7 @@ class Worker:
         self._stopping = False
         self._restart: asyncio.TimerHandle | None = None
         self._watchdog: asyncio.TimerHandle | None = None
+        self._burial: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -170,6 +173,8 @@ class Worker:
         answer = await job.future
         if isinstance(answer.outcome, messages.Failed):
             error = answer.outcome.error
+            if answer.outcome.trace:
+                self._log.error("job failed", worker=self.name, reason=error.message, trace=answer.outcome.trace)
             raise from_wire(error.code, error.message, error.detail)
         return answer
 
@@ -260,9 +265,8 @@ class Worker:
 
     def _outcome(self, outcome: messages.Outcome, descriptors: list[int]) -> None:
         job = self._running.pop(outcome.id, None)
-        if job is None or job.future.done():  # nobody waits any more: a cancelled client
-            for descriptor in descriptors:
-                os.close(descriptor)
+        if job is None or job.future.done():
+            self._abandon(outcome, descriptors)
         if job is not None:
             self._backlog_seconds = max(self._backlog_seconds - job.seconds, 0.0)
             now = perf_counter()
@@ -272,11 +276,30 @@ class Worker:
                 job.future.set_result(Answer(outcome, descriptors, job.started_at - job.queued_at, now - job.queued_at))
         self._dispatch()
 
+    def _abandon(self, outcome: messages.Outcome, descriptors: list[int]) -> None:
+        """Nobody waits any more (a deadline passed, a client left): the result's memory goes back."""
+        close_all(descriptors)
+        if isinstance(outcome, messages.Executed):
+            created = {info.segment for info in outcome.created}
+            used = {ref.segment for ref in outcome.outputs.values() if ref.segment is not None}
+            self.tell(messages.Recycle(outcome.client, tuple(used - created)))
+            self.tell(messages.Discard(outcome.client, tuple(created)))
+
     def _ended(self) -> None:
         self._channel = None
-        if self._stopping or self._process is None:
+        if not self._stopping and self._process is not None:
+            self._burial = asyncio.get_running_loop().create_task(self._bury(self._process))
+
+    async def _bury(self, process: subprocess.Popen[bytes]) -> None:
+        """Learn how the process ended (it may linger, so not on the loop), tell everybody, plan the next one."""
+        try:
+            code = await asyncio.to_thread(process.wait, _LINGER_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = await asyncio.to_thread(process.wait)
+        if self._stopping:
             return
-        reason = _exit_words(self.name, self._process.wait())
+        reason = _exit_words(self.name, code)
         if perf_counter() - self._started_at > _STABLE_SECONDS:
             self._failures = 0
         delay = min(_BACKOFF_SECONDS[0] * 2**self._failures, _BACKOFF_SECONDS[1])

@@ -1,56 +1,123 @@
-"""A real daemon on a private socket, for tests that talk to one."""
+"""Real daemons on private sockets, clients of every manner, and a plugin that fails on demand."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
+import psutil
 import pytest
 
 from routerd import connect
 from routerd.client import Router
 from routerd.errors import DaemonUnreachable
+from routerd.memory import receive
+from routerd.protocol import HEADER
 
 START_SECONDS = 30.0
+OPTION = {"spot_price": 100.0, "strike_price": 110.0, "volatility": 0.2, "num_simulations": 1000}
+
+PLUGIN = '''
+import os, threading, time
+from routerd.hookspecs import hookimpl
+from routerd.interfaces import BackendSpec
+from routerd.testing import NullBackend, null_backend_spec
+
+class Moody(NullBackend):
+    """Does what the first element of the input asks for; examples of proofs and timings never ask for anything."""
+
+    def execute(self, workload, params, inputs, into):
+        order = next(iter(inputs.values())).flat[0] if inputs else 0.0
+        if order == 666001.0:
+            raise RuntimeError("the moody backend was asked to fail")
+        if order == 666002.0:
+            os._exit(70)
+        if order == 666003.0:
+            threading.Event().wait()
+        if order == 666004.0:
+            time.sleep(0.6)
+        return super().execute(workload, params, inputs, into)
+
+@hookimpl
+def routerd_backends(settings):
+    return [
+        BackendSpec(name="moody.one", device_kind="hybrid", precision="float64", factory="acme_backends:Moody",
+                    group="moody", options={"device_kind": "hybrid"}),
+        *(null_backend_spec(name, "cluster", **options) for name, options in SPECS.items()),
+    ]
+
+SPECS = {}
+'''
+MOODY_POLICY = """
+apiVersion: routerd/v1
+kind: Policy
+metadata: {name: moody}
+rules:
+  - id: moody
+    when: {client.name: moody}
+    prefer: [moody.one]
+default: {objective: {latency: 1.0}}
+admission: {max_queue_ms: 30s, max_in_flight_per_client: 256}
+"""
 
 
 class DaemonProcess:
     """A daemon with a directory of its own. Socket paths are short: a pytest path can pass the limit of 103 bytes."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, environment: dict[str, str] | None = None, **settings: object) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="rd-"))
         self.socket = self.directory / "s" / "routerd.sock"
         self.state = self.directory / "state"
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("ROUTERD_")}
         self.env |= {"ROUTERD_SOCKET": str(self.socket), "ROUTERD_STATE_DIR": str(self.state)}
         self.env |= {f"ROUTERD_{name.upper()}": str(value) for name, value in settings.items()}
+        self.env |= environment or {}
         self.process: subprocess.Popen[bytes] | None = None
         self.log = self.directory / "log"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
 
     def start(self) -> DaemonProcess:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([sys.executable, "-m", "routerd"], env=self.env, stderr=log, stdout=log)
         return self
 
-    def connect(self, **arguments: object) -> Router:
+    def refuse(self) -> tuple[int, str]:
+        """Start where starting must fail; the exit code and what it said."""
+        ran = subprocess.run(
+            [sys.executable, "-m", "routerd"], env=self.env, capture_output=True, text=True, timeout=30, check=False
+        )
+        return ran.returncode, ran.stderr
+
+    def connect(self, **arguments: Any) -> Router:
         """Connect, but fail at once, with the daemon's own words, if it ended instead of serving."""
         try:
             return connect(self.socket, timeout=START_SECONDS, **arguments)
         except DaemonUnreachable:
             pytest.fail(f"the daemon does not serve: {self.log.read_text()}")
 
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.pid).children(recursive=True)
+
     def wait_ready(self, *backends: str) -> None:
-        """Until these backends are ready (or known to be unavailable), by the daemon's own blocking calibration call."""
-        deadline = START_SECONDS
+        """Until these backends are ready (or known to be unavailable)."""
         with self.connect() as router:
             wait_until(
-                lambda: all(router.call("status")["backends"][name] != "starting" for name in backends), deadline
+                lambda: all(router.call("status")["backends"][name] != "starting" for name in backends), START_SECONDS
             )
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -67,10 +134,68 @@ class DaemonProcess:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+class Wire:
+    """A client without a library: bytes, frames and MessagePack."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(20.0)
+        self.socket.connect(str(path))
+        self._data = b""
+        self._number = 0
+        self.descriptors: list[int] = []
+
+    def hello(self, name: str = "wire") -> Wire:
+        assert "result" in self.ask("hello", {"protocols": [1], "client": name})
+        return self
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def frame(self, body: bytes) -> None:
+        self.send(HEADER.pack(len(body)) + body)
+
+    def request(self, method: str, params: Any = None, **extra: Any) -> int:
+        self._number += 1
+        self.frame(msgspec.msgpack.encode({"id": self._number, "method": method, "params": params or {}, **extra}))
+        return self._number
+
+    def reply(self) -> dict[str, Any] | None:
+        """The next reply; ``None`` when the daemon has closed the connection."""
+        while True:
+            if len(self._data) >= HEADER.size:
+                (length,) = HEADER.unpack_from(self._data)
+                if len(self._data) >= HEADER.size + length:
+                    body = self._data[HEADER.size : HEADER.size + length]
+                    self._data = self._data[HEADER.size + length :]
+                    return msgspec.msgpack.decode(body)
+            try:
+                data, descriptors = receive(self.socket, 1 << 16)
+            except ConnectionResetError:
+                return None
+            self.descriptors += descriptors
+            if not data:
+                return None
+            self._data += data
+
+    def ask(self, method: str, params: Any = None) -> dict[str, Any]:
+        number = self.request(method, params)
+        reply = self.reply()
+        assert reply is not None, "the daemon closed the connection"
+        assert reply["id"] == number
+        return reply
+
+    def error(self, method: str, params: Any = None) -> dict[str, Any]:
+        return self.ask(method, params)["error"]
+
+    def close(self) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.socket.close()
+
+
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     """Poll until ``condition`` holds; fail after ``seconds``."""
-    import time
-
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
@@ -78,14 +203,27 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 @pytest.fixture(scope="session")
+def until() -> Callable[..., None]:
+    return wait_until
+
+
+@pytest.fixture(scope="session")
+def option() -> dict[str, float]:
+    """Parameters of a small Monte Carlo task."""
+    return dict(OPTION)
+
+
+@pytest.fixture(scope="session")
 def daemon() -> Iterator[DaemonProcess]:
     """One daemon for all tests that only ask and run. Every workload is proved and timed before the first of them."""
-    process = DaemonProcess(calibration_run_seconds=0.05).start()
+    process = DaemonProcess(calibration_run_seconds=0.02).start()
     try:
         with process.connect(name="setup") as router:
             router.call("calibrate")
         yield process
         assert process.stop() == 0, process.log.read_text()
+        assert "internal error" not in process.log.read_text()
+        assert "Traceback" not in process.log.read_text()
     finally:
         process.remove()
 
@@ -97,14 +235,78 @@ def router(daemon: DaemonProcess) -> Iterator[Router]:
 
 
 @pytest.fixture
+def wire(daemon: DaemonProcess) -> Iterator[Callable[[], Wire]]:
+    """Makes raw connections to the shared daemon."""
+    made: list[Wire] = []
+
+    def make(path: Path = daemon.socket) -> Wire:
+        made.append(Wire(path))
+        return made[-1]
+
+    yield make
+    for connection in made:
+        connection.close()
+
+
+@pytest.fixture
+def bystander(daemon: DaemonProcess) -> Iterator[Router]:
+    """Another client: whatever the test does, this one is served before and after by the same process."""
+    with daemon.connect(name="bystander") as other:
+        pid = other.call("status")["pid"]
+        before = other.run("options.monte_carlo_european", **OPTION)["price"]
+        yield other
+        assert other.run("options.monte_carlo_european", **OPTION)["price"] == before
+        assert other.decide("options.monte_carlo_european", **OPTION).backend
+        assert other.call("status")["pid"] == pid
+        with daemon.connect(name="newcomer") as newcomer:
+            assert newcomer.call("ping") == {"pong": True}
+
+
+@pytest.fixture
 def private_daemon() -> Iterator[Callable[..., DaemonProcess]]:
     """Daemons that a test may configure, break and kill; not started."""
     made: list[DaemonProcess] = []
 
-    def make(**settings: object) -> DaemonProcess:
-        made.append(DaemonProcess(**{"calibrate_when_idle": "false", **settings}))
+    def make(**settings: Any) -> DaemonProcess:
+        defaults = {"calibrate_when_idle": "false", "calibration_run_seconds": 0.02}
+        made.append(DaemonProcess(**{**defaults, **settings}))
         return made[-1]
 
     yield make
     for process in made:
         process.remove()
+
+
+def install_plugin(directory: Path, name: str, source: str) -> None:
+    """A third party's plugin as pip would leave it: a module and the metadata with its entry point."""
+    module = f"{name}_backends"
+    (directory / f"{module}.py").write_text(source)
+    info = directory / f"{name}_backends-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-backends\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[routerd]\n{name} = {module}\n")
+
+
+@pytest.fixture
+def moody_daemon(
+    private_daemon: Callable[..., DaemonProcess], tmp_path: Path
+) -> Callable[..., DaemonProcess]:
+    """Daemons with ``moody.one``, which the client named ``moody`` is sent to, and null backends with failures.
+
+    ``666001`` to ``666004`` as first element of the input make moody.one raise, exit, hang or take 0.6 s.
+    """
+
+    def make(specs: dict[str, dict[str, Any]] | None = None, **settings: Any) -> DaemonProcess:
+        install_plugin(tmp_path, "acme", PLUGIN.replace("SPECS = {}", f"SPECS = {specs or {}}"))
+        policy = tmp_path / "policy.yaml"
+        policy.write_text(MOODY_POLICY)
+        environment = {"PYTHONPATH": str(tmp_path), **settings.pop("environment", {})}
+        return private_daemon(environment=environment, **{"policy_paths": policy, **settings})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def moods() -> SimpleNamespace:
+    """The orders that moody.one follows."""
+    return SimpleNamespace(fail=666001.0, leave=666002.0, hang=666003.0, slow=666004.0)

@@ -1,0 +1,145 @@
+"""What reaches the terminal: JSON, tables, and errors. Colours and boxes are for terminals; pipes get plain text."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+#: Nothing is wrapped or cut in a pipe.
+_PIPE_WIDTH = 20_000
+
+
+def fancy() -> bool:
+    """Whether colours, boxes and moving progress bars are welcome."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def write(text: str) -> None:
+    """Put text on standard output at once, so that a follower sees it."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def write_json(value: Any, *, lines: bool = False) -> None:
+    """Strict JSON: structs as objects, NaN and infinity as null. ``lines`` puts it on one line."""
+    plain = finite(msgspec.to_builtins(value))
+    write(json.dumps(plain, indent=None if lines else 2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The same plain data with null for every number that JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def error(code: str, message: str, detail: dict[str, Any], *, as_json: bool) -> None:
+    """An error in the form ``routerctl: CODE: message``; several lines start on a line of their own."""
+    gap = "\n" if "\n" in message else " "
+    print(f"routerctl: {code}:{gap}{message}", file=sys.stderr)
+    if as_json:
+        write_json({"error": {"code": code, "message": message, "detail": detail}})
+
+
+def note(message: str) -> None:
+    """A remark beside the answer, on standard error."""
+    print(f"routerctl: {message}", file=sys.stderr)
+
+
+def show(*parts: RenderableType) -> None:
+    """Lay out rich renderables for this terminal or pipe and write them."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    styled = fancy()
+    console = Console(
+        file=io.StringIO(),
+        force_terminal=styled,
+        color_system="auto" if styled else None,
+        width=shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    screen = console.width
+    for part in parts:
+        # A key column that does not fit runs over the edge rather than being cut.
+        console.width = max(screen, Measurement.get(console, console.options, part).minimum)
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    write("".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines()))
+
+
+def table(headers: Sequence[str], *, right: Collection[str] = (), wrap: Collection[str] = ()) -> Table:
+    """An empty table. Columns in ``right`` hold numbers; those in ``wrap`` hold sentences, all others stay whole."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD if fancy() else None, pad_edge=False, header_style="bold")
+    for header in headers:
+        made.add_column(
+            header,
+            justify="right" if header in right else "left",
+            no_wrap=header not in wrap,
+            overflow="fold",
+        )
+    return made
+
+
+def fields(rows: Sequence[tuple[str, str | Text]]) -> Table:
+    """Names and their values in two columns, without a heading; empty values are left out."""
+    from rich.table import Table
+
+    made = Table(box=None, show_header=False, pad_edge=False)
+    made.add_column(no_wrap=True, style="bold")
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        if value:
+            made.add_row(name, value)
+    return made
+
+
+def styled(text: str, style: str) -> Text:
+    """Text in a style."""
+    from rich.text import Text
+
+    return Text(text, style=style)
+
+
+_STATE_STYLES = {
+    "ready": "green",
+    "up": "green",
+    "calibrated": "green",
+    "proved": "green",
+    "active": "green",
+    "loaded": "green",
+    "starting": "yellow",
+    "unproved": "yellow",
+    "down": "red",
+    "failed": "red",
+    "quarantined": "red",
+    "unavailable": "yellow",
+}
+
+
+def state(name: str) -> Text:
+    """A state in the colour that it always has."""
+    return styled(name, _STATE_STYLES.get(name, "dim"))
