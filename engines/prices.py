@@ -74,7 +74,8 @@ class Panel:
     @property
     def book(self) -> Floats:
         """Simple daily returns of equal weights, rebalanced every day, (T − 1,)."""
-        return self.returns.mean(axis=1)
+        book: Floats = self.returns.mean(axis=1)
+        return book
 
 
 def align(stocks: Sequence[Stock]) -> Panel:

@@ -136,8 +136,10 @@ class PrivateDaemon:
             time.sleep(_POLL_SECONDS)
 
     def _last_words(self) -> str:
+        """Why the daemon ended, as far as its log says: its own refusal, else the last line."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        refusals = [line for line in lines if line.startswith("routerd: ")]
+        return (refusals or lines or ["it said nothing"])[-1]
 
 
 def _socket_path(directory: Path) -> Path:

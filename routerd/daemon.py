@@ -22,7 +22,7 @@ from routerd.server import Server
 from routerd.session import Session
 from routerd.settings import Settings
 from routerd.store import Store
-from routerd.vocabulary import vocabulary_of
+from routerd.vocabulary import vocabulary
 from routerd.worker.fleet import BackendState, Fleet
 
 _log = get_logger("daemon")
@@ -44,7 +44,7 @@ class Daemon:
         self._server = Server(settings, self._client_left)
         store = Store(settings.state_dir, buffer_limit=settings.decision_buffer, kept=settings.decisions_kept)
         try:
-            policies = PolicyKeeper(settings.policy_paths, vocabulary_of(self._registry), flags.as_mapping(), store)
+            policies = PolicyKeeper(settings.policy_paths, vocabulary(self._registry), flags.as_mapping(), store)
             facts = FactSource(self._fleet, flags.as_mapping(), self._registry.sensors)
             self._router = Router(self._fleet, store, flags, facts, policies.load_first())
             policies.attach(self._router)

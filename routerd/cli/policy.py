@@ -25,7 +25,7 @@ def check(
         typer.Argument(metavar="[PATH]...", help="Files or directories; the configured ones when none is named."),
     ] = None,
     as_json: Json = False,
-    socket: Socket = None,  # noqa: ARG001 -- every command takes it; checking needs no daemon
+    socket: Socket = None,
 ) -> None:
     """Check policy files without a daemon. Each problem is a line FILE:LINE:COLUMN; exit code 3 if there are errors."""
     import os
