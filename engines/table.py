@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -93,7 +93,8 @@ class RoutingTable:
         yield Rule(style="dim")
         for row in self._rows:
             yield _line(row.cells(), widths, "")
-            yield Padding(Group(Text(row.title), Text(f"why: {row.why}", style="dim")), (0, 0, 0, 4), expand=False)
+            yield Text(_indented(row.title, options.max_width))
+            yield Text(_indented(f"why: {row.why}", options.max_width), style="dim")
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], style: str) -> Table:
@@ -102,6 +103,10 @@ def _line(cells: Sequence[str], widths: Sequence[int], style: str) -> Table:
         line.add_column(justify="right" if heading in _RIGHT else "left", width=width, overflow="fold", style=style)
     line.add_row(*map(Text, cells))
     return line
+
+
+def _indented(text: str, width: int) -> str:
+    return textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    ")
 
 
 def duration(seconds: float) -> str:

@@ -130,8 +130,10 @@ class Calibrator:
                 async with self._progress:
                     self._progress.notify_all()
                 self._wake.clear()
+                # Not wait_for: before Python 3.12 it can swallow the cancellation that ends this task.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), _RETRY_SECONDS)
+                    async with asyncio.timeout(_RETRY_SECONDS):
+                        await self._wake.wait()
                 continue
             await self._bring_up(*pair)
             async with self._progress:

@@ -55,7 +55,8 @@ class Connection:
         self._put(frame, descriptors)
 
     def close(self, reason: str) -> None:
-        """End the connection. Replies that the peer has not taken are lost with it."""
+        """End the connection. Replies that the kernel does not take at once are lost with it."""
+        self._flush_batch()
         if not self.open:
             return
         self.open = False
@@ -88,7 +89,6 @@ class Connection:
                     return
         except ProtocolError as error:
             self._batch.append(encode_frame(Reply(0, error=failure(error))))
-            self._flush_batch()
             self.close(error.message)
             return
         finally:
@@ -105,7 +105,7 @@ class Connection:
             self._loop.add_reader(self._socket, self._readable)
 
     def _flush_batch(self) -> None:
-        if self._batch:
+        if self._batch and self.open:
             frames, self._batch = b"".join(self._batch), []
             self._put(frames)
 

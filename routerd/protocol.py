@@ -197,6 +197,10 @@ class FrameBuffer:
         self._rest = data[position:]
 
 
-def decode_error(error: msgspec.MsgspecError | UnicodeDecodeError, what: str) -> MalformedFrame:
+#: What a decoder raises for bytes that are no such message; the last one for maps nested without end.
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def decode_error(error: Exception, what: str) -> MalformedFrame:
     """A decoder's complaint as a protocol error."""
     return MalformedFrame(f"{what} is not valid: {error}")

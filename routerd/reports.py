@@ -195,6 +195,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         "doc": parameter.doc,
         "default": parameter.default,
         "minimum": parameter.minimum,
+        "above_minimum": parameter.above_minimum,
         "maximum": parameter.maximum,
         "choices": parameter.choices,
     }

@@ -246,8 +246,8 @@ class Router:
     async def run(self, ask: Ask, session: Session) -> Completed:
         """Decide and execute. Falls back within the policy's constraints when a backend fails for a reason it lists."""
         started = time.perf_counter()
-        segments = session.inputs_of(ask.arrays)
         plan = self.plan(ask, session, need_content=True)
+        segments = session.inputs_of(plan.task.arrays)
         session.admit(plan.task.nbytes)
         self._admit(plan, session)
         for segment in segments:
@@ -317,7 +317,8 @@ class Router:
             return await asked
         left = task.deadline_seconds - (time.perf_counter() - started)
         try:
-            return await asyncio.wait_for(asked, max(left, 0.0))
+            async with asyncio.timeout(max(left, 0.0)):
+                return await asked
         except TimeoutError:
             raise TaskTimeout(
                 f"{task.workload} passed its deadline of {task.deadline_seconds * 1000:g} ms on {backend.spec.name}"

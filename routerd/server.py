@@ -28,6 +28,7 @@ from routerd.methods import Method
 from routerd.protocol import (
     HEADER,
     PROTOCOL_VERSIONS,
+    UNDECODABLE,
     Hello,
     Limits,
     Reply,
@@ -194,7 +195,7 @@ class Server:
         self.requests += 1
         try:
             request = _request_decoder.decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             self._fail(connection, 0, decode_error(error, "the request"))
             return
         session = self._clients.get(connection)
@@ -207,7 +208,7 @@ class Server:
             self._fail(connection, request.id, error)
             if session is None:
                 connection.close(error.message)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             self._fail(connection, request.id, decode_error(error, f"params of {request.method}"))
         except Exception as error:  # a defect here must not take the daemon and every client with it
             _log.exception("internal error", method=request.method)
@@ -259,7 +260,7 @@ class Server:
             attached = await method.eventual(session, request.params)
         except RouterdError as error:
             self._fail(connection, request.id, error)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             self._fail(connection, request.id, decode_error(error, f"params of {request.method}"))
         except Exception as error:  # see _frame
             _log.exception("internal error", method=request.method)

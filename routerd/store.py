@@ -118,7 +118,7 @@ class Store:
         given = {text: value for text, value in conditions.items() if value is not None}
         where = f"WHERE {' AND '.join(given)} " if given else ""
         sql = f"SELECT decision_id, record FROM decisions {where}ORDER BY time DESC, seq DESC LIMIT ?"
-        rows = self._database.run(lambda db: db.execute(sql, (*given.values(), max(limit, 0))).fetchall())
+        rows = self._database.run(lambda db: db.execute(sql, (*given.values(), _rows_wanted(limit))).fetchall())
         records = [self._decode(*row) for row in rows]
         readable = [record for record in records if record is not None]
         if len(readable) < len(records):
@@ -212,7 +212,7 @@ class Store:
 
     def policy_history(self, limit: int = 50) -> list[PolicyRecord]:
         """The newest generations first."""
-        return self._policies("ORDER BY generation DESC LIMIT ?", max(limit, 0))
+        return self._policies("ORDER BY generation DESC LIMIT ?", _rows_wanted(limit))
 
     def policy(self, generation: int) -> PolicyRecord:
         """One generation. Raises ``BadRequest``."""
@@ -305,3 +305,8 @@ class Store:
         # An answer given again has an id of its own, but shares the decision that it repeats.
         decision = msgspec.structs.replace(record.decision, decision_id=decision_id)
         return msgspec.structs.replace(record, decision=decision)
+
+
+def _rows_wanted(limit: int) -> int:
+    """A limit that SQLite can hold; below zero it would mean all."""
+    return min(max(limit, 0), 2**63 - 1)

@@ -11,7 +11,7 @@ import typer
 
 from routerd import __version__
 from routerd.cli import calibrate, catalogue, decisions, machine, output, policy, tasks
-from routerd.cli.options import Everywhere, Json, Socket
+from routerd.cli.options import Json, Socket, defaults_for
 from routerd.errors import RouterdError
 
 _USAGE = 2
@@ -48,8 +48,8 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    given = {"as_json": as_json or None, "socket": socket}
-    context.default_map = Everywhere({name: value for name, value in given.items() if value is not None})
+    given = {"as_json": as_json, "socket": socket}
+    context.default_map = defaults_for(context.command, {name: value for name, value in given.items() if value})
 
 
 app.command()(machine.status)

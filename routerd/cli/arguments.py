@@ -70,7 +70,7 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, ArrayRef]:
     refs: dict[str, ArrayRef] = {}
     for name, value in split_pairs("--shape", texts, "1250x20"):
         shape, _, dtype = value.partition(":")
-        if not re.fullmatch(r"[0-9]{1,18}([xX,×][0-9]{1,18})*", shape):
+        if not re.fullmatch(r"[0-9]{1,18}([xX×][0-9]{1,18})*", shape):
             raise InvalidArray(f"--shape {name}={value}: write lengths joined by x, such as 1250x20", array=name)
         if dtype and dtype not in ITEM_BYTES:
             raise InvalidArray(

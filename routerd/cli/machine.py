@@ -153,5 +153,5 @@ def _flags(report: list[dict[str, Any]]) -> list[RenderableType]:
                 output.state(flag["state"]),
                 effect,
             )
-        parts += ["" if parts else None, output.styled(group, "bold"), listed]
-    return [part for part in parts if part is not None]
+        parts += ["", output.styled(group, "bold"), listed]
+    return parts[1:]

@@ -73,9 +73,7 @@ ShapeList: TypeAlias = Annotated[
 ]
 
 
-class Everywhere(dict[str, Any]):
-    """Defaults that hold in every command and sub-command: a lookup of any other name gives the same mapping."""
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value of an option, or this mapping for the name of a command."""
-        return super().get(name, self)
+def defaults_for(command: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """A click ``default_map`` that gives ``values`` to a command and to every command below it."""
+    below = getattr(command, "commands", {})
+    return {**values, **{name: defaults_for(member, values) for name, member in below.items()}}

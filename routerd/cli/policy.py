@@ -27,7 +27,7 @@ def check(
     as_json: Json = False,
     socket: Socket = None,
 ) -> None:
-    """Check policy files without a daemon. Each problem is a line FILE:LINE:COLUMN; exit code 3 if there are errors."""
+    """Check policy files without a daemon (--socket is ignored). Each problem is a line FILE:LINE:COLUMN; exit code 3 if there are errors."""
     import os
 
     from routerd.errors import InvalidPolicy

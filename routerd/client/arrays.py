@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import weakref
 from collections import deque
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ _KEPT_BYTES = (
     256 << 20
 )  # mapped segments kept for reuse: mapping and faulting pages afresh costs more than most kernels
 _PAGE = mmap.PAGESIZE
+_OFFSET_STEP = 8  # what the protocol asks of an offset
+_dtype_name = cache(str)  # NumPy puts the name together anew every time
 
 
 class Segments:
@@ -49,7 +52,7 @@ class Segments:
 
     def locate(self, name: str, array: np.ndarray[Any, Any]) -> ArrayRef | None:
         """How to send an array without staging: inline if it is small, in place if it lies in a segment; else ``None``."""
-        dtype = str(array.dtype)
+        dtype = _dtype_name(array.dtype)
         if dtype not in ITEM_BYTES:
             raise InvalidArray(f"array {name} has dtype {dtype}; routerd takes {', '.join(ITEM_BYTES)}", array=name)
         if array.nbytes <= self._inline_bytes:
@@ -58,7 +61,8 @@ class Segments:
             address = array.__array_interface__["data"][0]
             for number, mapped in self._inputs.items():
                 offset = address - mapped.address
-                if offset >= 0 and offset + array.nbytes <= mapped.size:
+                inside = 0 <= offset <= mapped.size - array.nbytes
+                if inside and offset % _OFFSET_STEP == 0:  # a slice may begin elsewhere: it is copied
                     return ArrayRef(array.shape, dtype, number, offset)
         return None
 
@@ -75,7 +79,7 @@ class Segments:
         """Copy an array to the start of a staging segment."""
         target = np.frombuffer(self._inputs[segment].map, dtype=array.dtype, count=array.size).reshape(array.shape)
         np.copyto(target, array)
-        return ArrayRef(array.shape, str(array.dtype), segment, 0)
+        return ArrayRef(array.shape, _dtype_name(array.dtype), segment, 0)
 
     def unstage(self, staged: list[int]) -> None:
         """The tasks that used these staging segments are answered: they may carry others."""
@@ -104,28 +108,38 @@ class Segments:
             found[name] = root[ref.offset : ref.offset + ref.nbytes].view(ref.dtype).reshape(ref.shape)
         return found
 
-    def give_back(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Segments to name in the next message: results that may be overwritten, and segments now unmapped."""
+    def give_back(self, *, in_flight: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Segments to name in the next message: results that may be overwritten, and segments now unmapped.
+
+        What was once given for reuse may carry the answer to a request ``in_flight``, so it stays mapped meanwhile.
+        """
         reuse: list[int] = []
-        while self._dropped_outputs:
-            reuse.append(self._dropped_outputs.popleft())
-        self._idle_outputs += reuse
         free: list[int] = []
+        kept = sum(len(self._outputs[number]) for number in self._idle_outputs)
+        while not in_flight and kept > _KEPT_BYTES:
+            number = self._idle_outputs.popleft()
+            kept -= len(self._outputs.pop(number))
+            free.append(number)
+        while self._dropped_outputs:
+            number = self._dropped_outputs.popleft()
+            size = len(self._outputs[number])
+            if kept + size > _KEPT_BYTES and self._idle_outputs:
+                del self._outputs[number]
+                free.append(number)
+            else:
+                kept += size
+                reuse.append(number)
+                self._idle_outputs.append(number)
         while self._dropped_inputs:
             number = self._dropped_inputs.popleft()
             if self._inputs.pop(number, None) is not None:
                 free.append(number)
-        kept = sum(len(self._outputs[number]) for number in self._idle_outputs)
-        while kept > _KEPT_BYTES:
-            number = self._idle_outputs.popleft()
-            kept -= len(self._outputs.pop(number))
-            free.append(number)
         staged = sum(self._inputs[number].size for number in self._staging)
         while staged > _KEPT_BYTES:
             number = self._staging.pop(0)
             staged -= self._inputs.pop(number).size
             free.append(number)
-        return tuple(number for number in reuse if number in self._outputs), tuple(free)
+        return tuple(reuse), tuple(free)
 
     def taken(self, outputs: dict[str, ArrayRef]) -> None:
         """A worker wrote to these segments again: they are no longer idle."""

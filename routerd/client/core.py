@@ -37,6 +37,7 @@ RETRY_SECONDS = 0.02
 CHUNK = 1 << 16  # the allocator maps larger buffers afresh for every call, which costs more than the call
 
 _MAX_REPLY = 1 << 30
+_LEAST_INTEGER, _GREATEST_INTEGER = -(2**63), 2**64 - 1
 _reply_decoder = msgspec.msgpack.Decoder(Reply)
 decision_decoder = msgspec.msgpack.Decoder(Decision)
 result_decoder = msgspec.msgpack.Decoder(Result)
@@ -132,6 +133,8 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Scalar], di
         elif isinstance(value, np.generic):
             params[name] = value.item()
         elif isinstance(value, bool | int | float | str):
+            if isinstance(value, int) and not _LEAST_INTEGER <= value <= _GREATEST_INTEGER:
+                raise InvalidParameter(f"{name} is {value}; no integer beyond 64 bits can be sent", parameter=name)
             params[name] = value
         elif hasattr(value, "__array__") or isinstance(value, list | tuple):
             arrays[name] = _as_array(name, value)

@@ -20,7 +20,7 @@ from msgspec import Raw
 from routerd.client import core
 from routerd.client.arrays import Segments, whole_pages
 from routerd.client.result import TaskResult
-from routerd.errors import DaemonUnreachable
+from routerd.errors import DaemonUnreachable, RouterdError
 from routerd.memory import receive
 from routerd.protocol import Alloc, Nothing, Reply, Run
 from routerd.types import ArrayRef, Decision
@@ -110,7 +110,7 @@ class Router:
             staged: list[int] = []
             try:
                 refs = {name: self._reference(name, one, staged) for name, one in arrays.items()}
-                reuse, free = self._segments.give_back()
+                reuse, free = self._segments.give_back(in_flight=False)
                 reply, descriptors = self._request("run", Run(workload, params, refs, reuse, free))
             finally:
                 self._segments.unstage(staged)
@@ -172,22 +172,34 @@ class Router:
 
     def _exchange(self, frames: bytes, numbers: set[int]) -> list[tuple[Reply, list[int]]]:
         """Send requests and return their replies. Reading goes on while sending, or a long pipeline would lock up."""
+        if self._socket.fileno() < 0:
+            raise DaemonUnreachable(f"the connection to {self._path} is closed; connect again")
         found: list[tuple[Reply, list[int]]] = []
         try:
             rest = memoryview(frames)
             while len(rest) > _SURE_BYTES:
-                readable, writable, _ = select.select([self._socket], [self._socket], [])
-                if readable:
+                ready = self._wait_for_either()
+                if ready & ~select.POLLOUT:
                     found += self._next(numbers)
-                if writable:
+                if ready & select.POLLOUT:
                     with contextlib.suppress(BlockingIOError):
                         rest = rest[self._socket.send(rest[:_SURE_BYTES], socket.MSG_DONTWAIT) :]
             self._socket.sendall(rest)
             while len(found) < len(numbers):
                 found += self._next(numbers)
         except OSError as error:
+            self.close()
             raise DaemonUnreachable(f"the connection to {self._path} broke: {error.strerror or error}") from error
+        except BaseException:  # an interrupt (Ctrl-C) leaves half a request or a reply that nobody reads: start afresh
+            self.close()
+            raise
         return found
+
+    def _wait_for_either(self) -> int:
+        """Wait until the socket can be read or written; what ``poll`` says about it."""
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN | select.POLLOUT)
+        return poller.poll()[0][1]
 
     def _next(self, numbers: set[int]) -> list[tuple[Reply, list[int]]]:
         data, descriptors = receive(self._socket, core.CHUNK)
@@ -195,9 +207,9 @@ class Router:
             raise DaemonUnreachable(f"the daemon at {self._path} closed the connection")
         found = []
         for reply, mine in self._replies.feed(data, descriptors):
-            if reply.id not in numbers:
-                core.result_of(reply)  # an error about the connection as a whole has id 0
-                continue
+            if reply.id not in numbers:  # an error about the connection as a whole has id 0
+                core.result_of(reply)
+                raise RouterdError(f"the daemon answered request {reply.id}, which was not asked")
             found.append((reply, mine))
         return found
 

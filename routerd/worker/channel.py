@@ -37,10 +37,23 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(connection, self._readable)
         self._open = True
+        self._notices = b""
 
     def send(self, job: messages.Job, descriptors: Sequence[int] = ()) -> None:
         """Queue a job; ``descriptors`` are duplicated, so the caller keeps its own."""
-        self._outbox.put(encode_frame(job), [os.dup(descriptor) for descriptor in descriptors])
+        notices, self._notices = self._notices, b""
+        self._outbox.put(notices + encode_frame(job), [os.dup(descriptor) for descriptor in descriptors])
+
+    def post(self, notice: messages.Notice) -> None:
+        """Send a notice with the next job, so that the worker wakes once for both, but no later than this turn of the loop."""
+        if not self._notices:
+            self._loop.call_soon(self._deliver)
+        self._notices += encode_frame(notice)
+
+    def _deliver(self) -> None:
+        notices, self._notices = self._notices, b""
+        if notices and self._open:
+            self._outbox.put(notices)
 
     def close(self) -> None:
         """Stop listening; the worker sees the end of its stream."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Mapping
+from functools import cache
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +27,19 @@ from routerd.workloads.content import check_content, relative_error
 _PROOF_SEED = 20_260_101
 
 HostArrays = Mapping[str, "np.ndarray[Any, Any]"]
+
+_dtype_name = cache(str)  # NumPy puts the name together anew every time
+
+
+class _Destination(NamedTuple):
+    """Where a kernel may write: arrays over one segment and their offsets in it; ``segment`` is ``None`` without any."""
+
+    arrays: dict[str, np.ndarray[Any, Any]]
+    offsets: dict[str, int]
+    segment: OutputSegment | None
+
+
+_NOWHERE = _Destination({}, {}, None)
 
 
 class Host:
@@ -136,13 +151,13 @@ class Host:
         started = perf_counter()
         check_content(workload, params, inputs)
         self._prepare(name, workload)
-        into, segment = self._destination(workload, dims, client)
+        destination = self._destination(workload, dims, client)
         try:
-            execution = self._backends[name].execute(workload, params, inputs, into)
-            refs = self._place(execution.outputs, into, segment, client)
+            execution = self._backends[name].execute(workload, params, inputs, destination.arrays)
+            refs = self._place(execution.outputs, destination, client)
         except BaseException:
-            if segment is not None:
-                self._abandon(client, segment)
+            if destination.segment is not None:
+                self._abandon(client, destination.segment)
             raise
         return refs, perf_counter() - started - execution.kernel_seconds, execution.kernel_seconds
 
@@ -151,36 +166,32 @@ class Host:
             self._backends[name].prepare(workload)
             self._prepared.add((name, workload.name))
 
-    def _destination(
-        self, workload: Workload, dims: Mapping[str, int], client: int
-    ) -> tuple[dict[str, np.ndarray[Any, Any]], OutputSegment | None]:
+    def _destination(self, workload: Workload, dims: Mapping[str, int], client: int) -> _Destination:
         """Writable arrays over a segment for large outputs of known shape, so that a kernel may write in place."""
         large = {}
         for output in workload.outputs:
             shape = output_shape(output, dims)
-            if shape is not None and int(np.prod(shape)) * ITEM_BYTES[output.dtype] > self._inline_bytes:
+            if shape is not None and math.prod(shape) * ITEM_BYTES[output.dtype] > self._inline_bytes:
                 large[output.name] = (shape, np.dtype(output.dtype))
         if not large:
-            return {}, None
+            return _NOWHERE
         offsets, size = place(large)
         segment = self._acquire(client, size)
-        return {name: _view(segment, offsets[name], *large[name]) for name in large}, segment
+        return _Destination({name: _view(segment, offsets[name], *large[name]) for name in large}, offsets, segment)
 
-    def _place(
-        self, outputs: HostArrays, into: HostArrays, segment: OutputSegment | None, client: int
-    ) -> dict[str, ArrayRef]:
-        """References to the outputs: small ones inline, large ones in ``segment`` or, if it does not fit, in a new one."""
+    def _place(self, outputs: HostArrays, destination: _Destination, client: int) -> dict[str, ArrayRef]:
+        """References to the outputs: small ones inline, large ones where they were to go or, unforeseen, in a new segment."""
         refs: dict[str, ArrayRef] = {}
         late: dict[str, np.ndarray[Any, Any]] = {}
         for name, output in outputs.items():
-            destination = into.get(name)
-            if destination is not None and segment is not None and destination.shape == output.shape:
-                if output is not destination:
-                    np.copyto(destination, output)
-                offset = destination.ctypes.data - _base_address(segment)
-                refs[name] = ArrayRef(destination.shape, str(destination.dtype), segment.info.segment, offset)
+            target = destination.arrays.get(name)
+            if target is not None and destination.segment is not None and target.shape == output.shape:
+                if output is not target:
+                    np.copyto(target, output)
+                number = destination.segment.info.segment
+                refs[name] = ArrayRef(target.shape, _dtype_name(target.dtype), number, destination.offsets[name])
             elif output.nbytes <= self._inline_bytes:
-                refs[name] = ArrayRef(output.shape, str(output.dtype), data=output.tobytes())
+                refs[name] = ArrayRef(output.shape, _dtype_name(output.dtype), data=output.tobytes())
             else:
                 late[name] = output
         if late:
@@ -188,7 +199,7 @@ class Host:
             extra = self._acquire(client, size)
             for name, output in late.items():
                 np.copyto(_view(extra, offsets[name], output.shape, output.dtype), output)
-                refs[name] = ArrayRef(output.shape, str(output.dtype), extra.info.segment, offsets[name])
+                refs[name] = ArrayRef(output.shape, _dtype_name(output.dtype), extra.info.segment, offsets[name])
         return refs
 
     def _acquire(self, client: int, size: int) -> OutputSegment:
@@ -226,12 +237,7 @@ class Host:
 
 
 def _view(segment: OutputSegment, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    count = int(np.prod(shape, dtype=np.int64))
-    return np.frombuffer(segment.map, dtype=dtype, count=count, offset=offset).reshape(shape)
-
-
-def _base_address(segment: OutputSegment) -> int:
-    return int(np.frombuffer(segment.map, dtype=np.uint8, count=1).ctypes.data)
+    return np.frombuffer(segment.map, dtype=dtype, count=math.prod(shape), offset=offset).reshape(shape)
 
 
 def _support(backend: Backend, workload: Workload) -> str | None:

@@ -119,7 +119,8 @@ class Failed(Struct, frozen=True, tag=True):
     trace: str = ""
 
 
-Job: TypeAlias = Load | Prove | Measure | Execute | Recycle | Discard | Forget
+Notice: TypeAlias = Recycle | Discard | Forget
+Job: TypeAlias = Load | Prove | Measure | Execute | Notice
 Outcome: TypeAlias = Loaded | Proved | Measured | Executed | Failed
 
 job_decoder = msgpack.Decoder(Job)

@@ -30,7 +30,8 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Serve jobs until end of stream."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the daemon decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the daemon decides when a worker ends
+        signal.signal(number, signal.SIG_IGN)
     _die_with_daemon(arguments.daemon)
     workloads = _workloads(arguments.workload_module)
     host = Host(workloads, incarnation=arguments.incarnation, inline_bytes=arguments.inline_bytes)

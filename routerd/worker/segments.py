@@ -6,6 +6,7 @@ A segment is never shown to another client than the one whose results it carried
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -121,5 +122,5 @@ def place(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> tuple[
     end = 0
     for name, (shape, dtype) in arrays.items():
         offsets[name] = align(end)
-        end = offsets[name] + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        end = offsets[name] + math.prod(shape) * dtype.itemsize
     return offsets, max(end, 1)

@@ -178,10 +178,10 @@ class Worker:
             raise from_wire(error.code, error.message, error.detail)
         return answer
 
-    def tell(self, job: messages.Recycle | messages.Discard | messages.Forget) -> None:
-        """Send a message that has no reply."""
+    def tell(self, notice: messages.Notice) -> None:
+        """Send a message that has no reply, ahead of the jobs to come."""
         if self._channel is not None:
-            self._channel.send(job)
+            self._channel.post(notice)
 
     def kill(self) -> None:
         """End the process at once; the end of its stream does the rest."""

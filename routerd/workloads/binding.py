@@ -150,8 +150,8 @@ def _check_dim(where: str, name: str, value: Any) -> int:
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float)
-        or value != int(value)
         or not 1 <= value < _DIM_LIMIT
+        or value != int(value)
     ):
         raise InvalidParameter(f"{where}: dimension {name} must be an integer >= 1, got {value!r}", parameter=name)
     return int(value)

@@ -207,7 +207,7 @@ def until() -> Callable[..., None]:
     return wait_until
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def option() -> dict[str, float]:
     """Parameters of a small Monte Carlo task."""
     return dict(OPTION)
