@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from weakref import WeakKeyDictionary
 
 from routerd.client.asynchronous import AsyncRouter, connect
 from routerd.client.result import TaskResult
@@ -11,7 +10,7 @@ from routerd.errors import DaemonUnreachable
 
 __all__ = ["AsyncRouter", "connect", "price_option_metal"]
 
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRouter] = WeakKeyDictionary()
+_shared: dict[asyncio.AbstractEventLoop, asyncio.Task[AsyncRouter]] = {}
 
 
 async def price_option_metal(
@@ -22,22 +21,33 @@ async def price_option_metal(
     The name says Metal; the daemon places it on the hardware that is fastest here. Calls in one event loop share a
     connection, which is made again if the daemon was restarted. Raises ``DaemonUnreachable``.
     """
-    loop = asyncio.get_running_loop()
-    router = _shared.get(loop)
-    if router is None or not router.is_open:
-        router = _shared[loop] = await connect()
+    option = {
+        "spot_price": spot_price,
+        "strike_price": strike_price,
+        "volatility": volatility,
+        "num_simulations": num_simulations,
+    }
+    router = await _router()
     try:
-        return await router.price_option_metal(
-            spot_price=spot_price,
-            strike_price=strike_price,
-            volatility=volatility,
-            num_simulations=num_simulations,
-        )
+        return await router.run("options.monte_carlo_european", **option)
     except DaemonUnreachable:  # pricing is pure: asking the next daemon is safe
-        router = _shared[loop] = await connect()
-        return await router.price_option_metal(
-            spot_price=spot_price,
-            strike_price=strike_price,
-            volatility=volatility,
-            num_simulations=num_simulations,
-        )
+        router = await _router()
+        return await router.run("options.monte_carlo_european", **option)
+
+
+async def _router() -> AsyncRouter:
+    """The connection of this event loop, made by the first call that needs it while the others wait for the same one."""
+    loop = asyncio.get_running_loop()
+    connecting = _shared.get(loop)
+    if connecting is None or _is_spent(connecting):
+        for other in [other for other in _shared if other.is_closed()]:
+            del _shared[other]
+        connecting = _shared[loop] = loop.create_task(connect())
+    return await asyncio.shield(connecting)
+
+
+def _is_spent(connecting: asyncio.Task[AsyncRouter]) -> bool:
+    """Whether it failed, or gave a connection that has ended."""
+    if not connecting.done():
+        return False
+    return connecting.cancelled() or connecting.exception() is not None or not connecting.result().is_open

@@ -113,7 +113,7 @@ class _Work:
     async def run(self, session: Session, params: msgspec.Raw) -> Attached:
         request = self._run_decoder.decode(params)
         if request.reuse:
-            self._fleet.recycle(session.number, session.reusable(request.reuse))
+            session.reuse(request.reuse)
         if request.free:
             self._release(session, request.free)
         if len(request.arrays) > session.limits.max_arrays:

@@ -308,6 +308,7 @@ class Router:
                 session.number,
                 plan.decision.decision_id,
                 tuple(segment.info for segment in fresh),
+                session.take_reusable(worker.incarnation),
             )
             return message, [segment.descriptor for segment in fresh]
 

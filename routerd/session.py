@@ -53,6 +53,7 @@ class Session:
         self.tasks: set[asyncio.Task[None]] = set()
         self._inputs: dict[int, InputSegment] = {}
         self._outputs: dict[int, tuple[int, int]] = {}
+        self._reusable: dict[int, list[int]] = {}
         self.segment_bytes = 0
 
     def alloc(self, size: int) -> InputSegment:
@@ -101,18 +102,20 @@ class Session:
             self._outputs[info.segment] = (info.size, incarnation)
             self.segment_bytes += info.size
 
-    def reusable(self, segments: Iterable[int]) -> dict[int, list[int]]:
-        """Output segments whose content the client no longer reads, by the incarnation of the worker that made them.
+    def reuse(self, segments: Iterable[int]) -> None:
+        """Note output segments whose content the client no longer reads; their worker hears of it with its next task.
 
         Those of a worker that is gone are passed over: the client cannot know.
         """
-        found: dict[int, list[int]] = {}
         for number in segments:
             if number in self._outputs:
-                found.setdefault(self._outputs[number][1], []).append(number)
+                self._reusable.setdefault(self._outputs[number][1], []).append(number)
             elif number < FIRST_OUTPUT:
                 raise UnknownSegment(f"segment {number} is an input; only results can be reused")
-        return found
+
+    def take_reusable(self, incarnation: int) -> tuple[int, ...]:
+        """What this worker has not yet heard of."""
+        return tuple(self._reusable.pop(incarnation, ()))
 
     def free(self, segments: Iterable[int]) -> tuple[list[InputSegment], dict[int, list[int]]]:
         """Let go of segments for good: the inputs among them, and the outputs by incarnation of their worker.
@@ -140,6 +143,7 @@ class Session:
         for number, (size, incarnation) in list(self._outputs.items()):
             if incarnation not in alive:
                 del self._outputs[number]
+                self._reusable.pop(incarnation, None)
                 self.segment_bytes -= size
 
     def close(self) -> list[int]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _INT64 = range(-(2**63), 2**63)
+_NPY_MAGIC = b"\x93NUMPY"
 
 
 def ask(workload: str, params: Sequence[str], shapes: Sequence[str], inputs: Sequence[str]) -> Ask:
@@ -95,24 +96,24 @@ def load_array(name: str, path: Path, *, map_only: bool = False) -> np.ndarray[A
     import numpy as np
 
     where = f"--input {name}={path}"
+    path = path.expanduser()
     try:
-        array = np.load(path.expanduser(), mmap_mode="r" if map_only else None, allow_pickle=False)
+        with path.open("rb") as file:
+            start = file.read(len(_NPY_MAGIC))
+        if start != _NPY_MAGIC:
+            kind = "an .npz archive; save the one array" if start.startswith(b"PK") else "not a .npy file; write one"
+            raise InvalidArray(f"{where}: {kind} with numpy.save", array=name)
+        array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r" if map_only else None, allow_pickle=False)
     except FileNotFoundError:
         raise InvalidArray(f"{where}: no such file", array=name) from None
     except OSError as error:
         raise InvalidArray(f"{where}: cannot be read: {error.strerror or error}", array=name) from error
     except (ValueError, EOFError) as error:
-        raise InvalidArray(
-            f"{where}: not a .npy file of numbers (numpy.save writes one): {_first_line(error)}", array=name
-        ) from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise InvalidArray(f"{where}: an .npz archive; save the one array with numpy.save", array=name)
+        objects = any(word in str(error) for word in ("allow_pickle", "Python objects"))
+        reason = "it holds Python objects, not numbers" if objects else str(error) or "the file ends early"
+        raise InvalidArray(f"{where}: {reason}", array=name) from error
     native = array.dtype.newbyteorder("=")
     if str(native) not in ITEM_BYTES:
         raise InvalidArray(f"{where}: dtype {array.dtype}; routerd takes {', '.join(ITEM_BYTES)}", array=name)
     return array if array.dtype == native else array.astype(native)
 
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["empty file"])[0]

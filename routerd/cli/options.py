@@ -48,7 +48,7 @@ Socket: TypeAlias = Annotated[
     typer.Option("--socket", metavar="PATH", help="The daemon's socket [default: $ROUTERD_SOCKET, else this user's]."),
 ]
 WorkloadName: TypeAlias = Annotated[
-    str, typer.Argument(metavar="WORKLOAD", help="Such as linalg.gemm.", autocompletion=complete_workload)
+    str, typer.Argument(help="Such as linalg.gemm.", autocompletion=complete_workload)
 ]
 ParamList: TypeAlias = Annotated[
     list[str] | None,

@@ -116,13 +116,13 @@ class Segments:
         reuse: list[int] = []
         free: list[int] = []
         kept = sum(len(self._outputs[number]) for number in self._idle_outputs)
-        while not in_flight and kept > _KEPT_BYTES:
-            number = self._idle_outputs.popleft()
-            kept -= len(self._outputs.pop(number))
-            free.append(number)
         while self._dropped_outputs:
             number = self._dropped_outputs.popleft()
             size = len(self._outputs[number])
+            while not in_flight and self._idle_outputs and kept + size > _KEPT_BYTES:
+                oldest = self._idle_outputs.popleft()
+                kept -= len(self._outputs.pop(oldest))
+                free.append(oldest)
             if kept + size > _KEPT_BYTES and self._idle_outputs:
                 del self._outputs[number]
                 free.append(number)

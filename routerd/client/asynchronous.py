@@ -71,11 +71,14 @@ class AsyncRouter:
         """See :meth:`routerd.client.Router.run`. Input arrays must not change until the result is there."""
         params, arrays = core.split_arguments(arguments)
         staged: list[int] = []
-        refs = {name: await self._reference(name, array, staged) for name, array in arrays.items()}
-        reuse, free = self._segments.give_back()
-        number = next(self._ids)
-        frame = self._frame(number, "run", Run(workload, params, refs, reuse, free))
-        waiting = self._send(number, frame)
+        try:
+            refs = {name: await self._reference(name, array, staged) for name, array in arrays.items()}
+            reuse, free = self._segments.give_back(in_flight=bool(self._waiting))
+            number = next(self._ids)
+            waiting = self._send(number, self._frame(number, "run", Run(workload, params, refs, reuse, free)))
+        except BaseException:  # nothing was asked, so nobody reads them
+            self._segments.unstage(staged)
+            raise
         # The worker reads staged arrays until it replies, even if nobody here waits any more.
         waiting.add_done_callback(lambda _future: self._segments.unstage(staged))
         try:
@@ -131,9 +134,23 @@ class AsyncRouter:
 
     async def _alloc(self, size: int) -> int:
         number = next(self._ids)
-        reply, descriptors = await asyncio.shield(self._send(number, self._frame(number, "alloc", Alloc(size))))
+        waiting = self._send(number, self._frame(number, "alloc", Alloc(size)))
+        try:
+            reply, descriptors = await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            waiting.add_done_callback(self._abandon_segment)
+            raise
+        return self._adopt_segment(reply, descriptors)
+
+    def _adopt_segment(self, reply: Reply, descriptors: list[int]) -> int:
         core.adopt(reply, descriptors, self._segments, output=False)
         return core.segment_decoder.decode(core.result_of(reply)).segment
+
+    def _abandon_segment(self, waiting: asyncio.Future[tuple[Reply, list[int]]]) -> None:
+        """The segment of a cancelled call arrived: keep it for staging."""
+        if waiting.exception() is None:
+            with contextlib.suppress(RouterdError):
+                self._segments.unstage([self._adopt_segment(*waiting.result())])
 
     async def _call(self, method: str, params: Any) -> Raw:
         number = next(self._ids)

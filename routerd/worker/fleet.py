@@ -134,12 +134,6 @@ class Fleet:
         """End every worker within ``seconds``."""
         await asyncio.gather(*(worker.stop(seconds) for worker in self.workers))
 
-    def recycle(self, client: int, outputs: Mapping[int, Sequence[int]]) -> None:
-        """Tell each worker, by incarnation, which of its output segments it may write to again."""
-        for worker in self.workers:
-            if worker.incarnation in outputs:
-                worker.tell(messages.Recycle(client, tuple(outputs[worker.incarnation])))
-
     def discard(self, client: int, outputs: Mapping[int, Sequence[int]]) -> None:
         """Tell each worker, by incarnation, which of its output segments nobody reads any more."""
         for worker in self.workers:

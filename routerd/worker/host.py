@@ -132,6 +132,7 @@ class Host:
         return messages.Measured(job.id, float(workload.work(params, dims)), tuple(seconds))
 
     def _execute(self, job: messages.Execute) -> messages.Executed:
+        self._outputs.recycle(job.client, job.recycle)
         workload = self._workloads[job.workload]
         inputs = {name: self._inputs.view(name, ref) for name, ref in job.arrays.items()}
         refs, transfer, kernel = self._run(job.backend, workload, job.params, inputs, job.dims, job.client)

@@ -41,7 +41,11 @@ class Measure(Struct, frozen=True, tag=True):
 
 
 class Execute(Struct, frozen=True, tag=True):
-    """Run one task. ``attach`` names the segments whose descriptors come with this frame."""
+    """Run one task.
+
+    ``attach`` names the segments whose descriptors come with this frame, ``recycle`` the output segments that the client
+    no longer reads, so that they may carry its results.
+    """
 
     id: int
     backend: str
@@ -52,6 +56,7 @@ class Execute(Struct, frozen=True, tag=True):
     client: int
     decision_id: str
     attach: tuple[SegmentInfo, ...] = ()
+    recycle: tuple[int, ...] = ()
 
 
 class Recycle(Struct, frozen=True, tag=True):

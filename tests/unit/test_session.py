@@ -85,11 +85,14 @@ def test_outputs_are_counted_until_freed(session):
     first, second = SegmentInfo(FIRST_OUTPUT, 4096), SegmentInfo(FIRST_OUTPUT * 2, 4096)
     session.adopt([first], 1)
     session.adopt([second], 2)
-    assert session.reusable([first.segment, second.segment]) == {1: [first.segment], 2: [second.segment]}
+    session.reuse([first.segment, second.segment])
+    assert session.take_reusable(2) == (second.segment,)
+    assert session.take_reusable(2) == ()
     assert session.segment_bytes == 8192
     session.disown({2})
     assert session.segment_bytes == 4096
-    assert session.reusable([first.segment]) == {}
+    session.reuse([first.segment])
+    assert session.take_reusable(1) == ()
     assert session.free([second.segment]) == ([], {2: [second.segment]})
     assert session.segment_bytes == 0
 
