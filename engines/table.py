@@ -16,6 +16,7 @@ from routerd.client import TaskResult
 
 _HEADINGS = ("workload", "work", "hardware", "backend", "predicted", "measured", "gain", "confidence")
 _RIGHT = frozenset({"predicted", "measured", "gain", "confidence"})
+_GAP = 2
 _SHORT_UNITS = {"floating-point operations": "flop"}
 
 
@@ -89,19 +90,21 @@ class RoutingTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = [_HEADINGS, *(row.cells() for row in self._rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        yield _line(_HEADINGS, widths, "bold")
+        fits = sum(widths) + _GAP * (len(widths) - 1) <= options.max_width
+        parts = [slice(None)] if fits else [slice(2), slice(2, None)]  # a narrow terminal gets each row in two lines
+        yield from (_line(part, _HEADINGS, widths, "bold") for part in parts)
         yield Rule(style="dim")
         for row in self._rows:
-            yield _line(row.cells(), widths, "")
+            yield from (_line(part, row.cells(), widths, "") for part in parts)
             yield Text(_indented(row.title, options.max_width))
             yield Text(_indented(f"why: {row.why}", options.max_width), style="dim")
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], style: str) -> Table:
-    line = Table.grid(padding=(0, 2, 0, 0))
-    for heading, width in zip(_HEADINGS, widths, strict=True):
+def _line(part: slice, cells: Sequence[str], widths: Sequence[int], style: str) -> Table:
+    line = Table.grid(padding=(0, _GAP, 0, 0), pad_edge=False)
+    for heading, width in zip(_HEADINGS[part], widths[part], strict=True):
         line.add_column(justify="right" if heading in _RIGHT else "left", width=width, overflow="fold", style=style)
-    line.add_row(*map(Text, cells))
+    line.add_row(*map(Text, cells[part]))
     return line
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from statistics import median
 
-from msgspec import msgpack
+from msgspec import MsgspecError, msgpack
 
 from routerd.costs.fingerprint import fingerprint, kernel_digest
 from routerd.costs.model import Point
@@ -29,6 +30,7 @@ _MAD_TO_SIGMA = 1.4826
 _IDLE_POLL_SECONDS = 0.05
 _FIRST_RUN_SECONDS = 1e-3  # what the smallest size is expected to take
 _RETRY_SECONDS = 600.0
+_CRASHES = 3  # of its worker while a pair was tried; then it is the pair's fault
 
 
 class Calibrator:
@@ -44,6 +46,7 @@ class Calibrator:
         self._wake = asyncio.Event()
         self._progress = asyncio.Condition()
         self._retry_at: dict[tuple[str, str], float] = {}
+        self._crashes: Counter[tuple[str, str]] = Counter()
         self._fingerprints: dict[tuple[str, str], str] = {}
         self._task: asyncio.Task[None] | None = None
         self._on_change = on_change
@@ -60,7 +63,7 @@ class Calibrator:
         for backend in self._fleet.backends.values():
             for pair in backend.pairs.values():
                 if pair.model.calibrated and pair.model.observations:
-                    self._keep(backend, pair)
+                    await self._keep(backend, pair)
 
     def restore(self, backend: BackendState) -> None:
         """A backend came up: take back what was measured under the same fingerprint; the rest will be done."""
@@ -72,12 +75,15 @@ class Calibrator:
                 continue
             key = fingerprint(backend.spec, backend.device, kernel_digest(self._fleet.workloads[name]))
             self._fingerprints[backend.spec.name, name] = key
-            if key not in kept:
-                kept[key] = self._store.load_calibrations(key)
-            known = kept[key].get((backend.spec.name, name))
-            if known is not None:
-                pair.restore(msgpack.decode(known, type=Knowledge))
-                self._schedule_retry(backend, pair)
+            try:
+                if key not in kept:
+                    kept[key] = self._store.load_calibrations(key)
+                known = kept[key].get((backend.spec.name, name))
+                if known is not None:
+                    pair.restore(msgpack.decode(known, type=Knowledge))
+                    self._schedule_retry(backend, pair)
+            except (RouterdError, MsgspecError, ValueError) as error:
+                _log.error("kept calibration not usable", backend=backend.spec.name, workload=name, reason=str(error))
         self._on_change()
         self._wake.set()
 
@@ -109,7 +115,7 @@ class Calibrator:
             await self._progress.wait_for(lambda: not self._starting() and not self.pending(names))
 
     def _starting(self) -> bool:
-        return any(backend.state == "starting" for backend in self._fleet.backends.values())
+        return any(backend.state in ("starting", "down") for backend in self._fleet.backends.values())
 
     def _open_pairs(self) -> list[tuple[BackendState, Pair]]:
         now = asyncio.get_running_loop().time()
@@ -157,17 +163,28 @@ class Calibrator:
                 await self._prove(backend, pair, workload)
             if pair.quarantine is None:
                 await self._time(backend, pair, workload)
-        except (WorkerCrashed, Unavailable) as error:
-            _log.warning("proof interrupted", backend=name, workload=workload.name, reason=error.message)
-            self._retry_at[name, workload.name] = asyncio.get_running_loop().time() + 1.0
-            asyncio.get_running_loop().call_later(1.0, self._wake.set)
-            return
+        except Unavailable as error:
+            if not backend.worker.up:  # this is taken up again when the worker is
+                _log.warning("calibration interrupted", backend=name, workload=workload.name, reason=error.message)
+                await asyncio.sleep(_IDLE_POLL_SECONDS)
+                return
+            pair.error, pair.quarantine = math.inf, error.message
+        except WorkerCrashed as error:
+            self._crashes[name, workload.name] += 1
+            _log.warning("calibration interrupted", backend=name, workload=workload.name, reason=error.message)
+            if self._crashes[name, workload.name] < _CRASHES:
+                return
+            pair.error, pair.quarantine = math.inf, f"{error.message} while this was tried, {_CRASHES} times"
         except RouterdError as error:
             pair.error, pair.quarantine = math.inf, error.message
+        except Exception as error:  # a defect here must not end the calibration of all others
+            _log.exception("internal error", backend=name, workload=workload.name)
+            pair.error, pair.quarantine = math.inf, f"internal error: {type(error).__name__}: {error}"
+        self._crashes.pop((name, workload.name), None)
         if pair.quarantine is not None:
             _log.warning("pair quarantined", backend=name, workload=workload.name, reason=pair.quarantine)
             self._schedule_retry(backend, pair)
-        await asyncio.to_thread(self._keep, backend, pair)
+        await self._keep(backend, pair)
         self._on_change()
 
     async def _prove(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
@@ -189,26 +206,29 @@ class Calibrator:
     async def _time(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
         low, high = workload.work_range
         points: list[Point] = []
+        expected = _FIRST_RUN_SECONDS
         for step in range(_POINTS):
             work = low * (high / low) ** (step / (_POINTS - 1))
-            expected = points[-1].seconds * work / points[-1].work if points else _FIRST_RUN_SECONDS
+            await self._idle(backend)
+            measured = await self._measure(backend, workload, work, expected)
+            points.append(_point(measured))
+            # By its fastest repetition: one that was disturbed must not end the series.
+            expected = min(measured.seconds) / measured.work * work * (high / low) ** (1 / (_POINTS - 1))
             if expected > self._run_seconds:
                 break  # the next size would hold the worker too long; beyond it the model extrapolates
-            await self._idle(backend)
-            points.append(await self._measure(backend, workload, work, expected))
-        for point in points:
+        for point in undisturbed(points):
             pair.model.add_point(point)
 
-    async def _measure(self, backend: BackendState, workload: Workload, work: float, expected: float) -> Point:
+    async def _measure(
+        self, backend: BackendState, workload: Workload, work: float, expected: float
+    ) -> messages.Measured:
         answer = await self._ask(
             backend,
             lambda number: (messages.Measure(number, backend.spec.name, workload.name, work, self._run_seconds), ()),
             min(expected * messages.MEASURE_CALLS, self._run_seconds),
         )
         outcome: messages.Measured = answer.outcome
-        centre = median(outcome.seconds)
-        deviations = [abs(math.log(seconds / centre)) for seconds in outcome.seconds]
-        return Point(outcome.work, centre, _MAD_TO_SIGMA * median(deviations))
+        return outcome
 
     async def _ask(self, backend: BackendState, make: Make, seconds: float) -> Answer:
         """A job behind all tasks. It occupies the worker, so decisions are made afresh before and after it."""
@@ -227,13 +247,34 @@ class Calibrator:
         ):
             await asyncio.sleep(_IDLE_POLL_SECONDS)
 
-    def _keep(self, backend: BackendState, pair: Pair) -> None:
+    async def _keep(self, backend: BackendState, pair: Pair) -> None:
+        """Write down what is known. Where that fails it is measured again after the next start, which is no reason to stop."""
         key = self._fingerprints.get((backend.spec.name, pair.workload))
-        if key is not None:
-            self._store.save_calibration(key, backend.spec.name, pair.workload, msgpack.encode(pair.knowledge()))
+        if key is None:
+            return
+        known = msgpack.encode(pair.knowledge())
+        try:
+            await asyncio.to_thread(self._store.save_calibration, key, backend.spec.name, pair.workload, known)
+        except RouterdError as error:
+            _log.error("calibration not kept", backend=backend.spec.name, workload=pair.workload, reason=error.message)
 
     def _schedule_retry(self, backend: BackendState, pair: Pair) -> None:
         """A quarantined pair gets another chance later: a driver may have been mended."""
         if pair.quarantine is not None:
             now = asyncio.get_running_loop().time()
             self._retry_at[backend.spec.name, pair.workload] = now + _RETRY_SECONDS
+
+
+def undisturbed(points: Sequence[Point]) -> list[Point]:
+    """The points with the marks of other processes removed: less work never takes longer than more."""
+    cleaned: list[Point] = []
+    for point in reversed(points):
+        ceiling = cleaned[-1].seconds if cleaned else math.inf
+        cleaned.append(point if point.seconds <= ceiling else Point(point.work, ceiling, point.log_sigma))
+    return cleaned[::-1]
+
+
+def _point(measured: messages.Measured) -> Point:
+    centre = median(measured.seconds)
+    deviations = [abs(math.log(seconds / centre)) for seconds in measured.seconds]
+    return Point(measured.work, centre, _MAD_TO_SIGMA * median(deviations))

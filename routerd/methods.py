@@ -128,9 +128,15 @@ class _Work:
         size = self._alloc_decoder.decode(params).size
         try:
             segment = session.alloc(size)
+            try:
+                descriptor = os.dup(segment.descriptor)
+            except OSError:
+                session.free((segment.info.segment,))
+                segment.release()
+                raise
         except OSError as error:
             raise LimitExceeded(f"the machine cannot give a segment of {size} bytes: {error.strerror}") from error
-        return Attached(encode(segment.info), (segment.info,), (os.dup(segment.descriptor),))
+        return Attached(encode(segment.info), (segment.info,), (descriptor,))
 
     def free(self, session: Session, params: Free) -> Any:
         self._release(session, params.segments)

@@ -271,6 +271,8 @@ class Router:
         for candidate in plan.ranking[: fallback.max_attempts]:
             backend = self._fleet.backends[candidate.backend]
             try:
+                if backend.state != "ready":  # since the plan was made
+                    raise Unavailable(backend.reason)
                 answer = await self._execute(plan, backend, candidate, segments, session, started)
             except (Unavailable, ExecutionError) as error:
                 reasons.append(f"{candidate.backend}: {error.message}")

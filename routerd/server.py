@@ -266,6 +266,14 @@ class Server:
             _log.exception("internal error", method=request.method)
             self._fail(connection, request.id, RouterdError(f"internal error: {type(error).__name__}: {error}"))
         else:
+            limit = self._settings.max_output_buffer_bytes
+            if len(attached.result) > limit and not attached.segments:
+                size = len(attached.result)
+                problem = (
+                    f"the answer to {request.method} has {size} bytes, the limit is {limit} (max_output_buffer_bytes)"
+                )
+                self._fail(connection, request.id, LimitExceeded(f"{problem}; ask for less", limit=int(limit)))
+                return
             reply = Reply(request.id, msgspec.Raw(attached.result), segments=attached.segments)
             connection.send(encode_frame(reply), attached.descriptors)
 

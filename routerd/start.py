@@ -34,6 +34,7 @@ def serve(config: Path | None) -> int:
             threads=settings.cpu_threads,
             inline_bytes=int(settings.inline_array_bytes),
             task_timeout_seconds=settings.task_timeout_seconds,
+            start_seconds=settings.worker_start_seconds,
             workload_modules=registry.workload_modules,
         )
         fleet = Fleet(registry.backends, {workload.name: workload for workload in registry.workloads}, worker_settings)

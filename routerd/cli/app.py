@@ -81,9 +81,12 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
     except BrokenPipeError:
-        # What is left in the buffer has no reader; without this the interpreter would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return _BROKEN_PIPE
+    except OSError as error:
+        _drop_output()
+        output.error("internal", f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", {})
+        return 1
     except Exception as error:
         if os.environ.get("ROUTERCTL_TRACEBACK"):
             raise
@@ -91,6 +94,11 @@ def run(arguments: Sequence[str]) -> int:
         output.error("internal", message, {}, as_json=as_json)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _drop_output() -> None:
+    """Nobody takes what is left in the buffer; the interpreter would complain about that at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage_error(error: Exception, *, as_json: bool) -> int:

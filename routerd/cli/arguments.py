@@ -116,4 +116,3 @@ def load_array(name: str, path: Path, *, map_only: bool = False) -> np.ndarray[A
     if str(native) not in ITEM_BYTES:
         raise InvalidArray(f"{where}: dtype {array.dtype}; routerd takes {', '.join(ITEM_BYTES)}", array=name)
     return array if array.dtype == native else array.astype(native)
-

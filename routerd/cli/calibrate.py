@@ -29,7 +29,7 @@ def calibrate(
     as_json: Json = False,
     socket: Socket = None,
 ) -> None:
-    """Prove and time every backend on these workloads; returns when nothing is left to do."""
+    """Prove and time the backends; return when nothing is left."""
     names = workloads or []
     with Link(socket) as worker, Link(socket) as watcher:
         worker.send("calibrate", {"workloads": names, "again": again})
@@ -41,7 +41,7 @@ def calibrate(
                 total = max(total, left)
                 step(total - left, total, _doing(pending))
             answer = worker.wait(ANSWER_SECONDS)
-            step(total, total, "done")
+            step(total, total, "done" if total else "everything was known")
         pairs = _outcome(watcher.call("backends"), answer["workloads"])
     if as_json:
         output.write_json({**answer, "pairs": pairs})

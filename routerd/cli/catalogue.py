@@ -28,7 +28,7 @@ def workloads(
     as_json: Json = False,
     socket: Socket = None,
 ) -> None:
-    """List the workloads, or show the parameters, arrays, proofs and an example command of one."""
+    """List the workloads, or show all about one, with an example."""
     with Link(socket) as link:
         found = link.call("workloads", {"name": name})
     if as_json:
@@ -40,7 +40,7 @@ def workloads(
 
 
 def _list(found: list[dict[str, Any]]) -> list[RenderableType]:
-    listed = output.table(["workload", "engines", "proved on", "summary"], wrap=("proved on", "summary"))
+    listed = output.table(["workload", "engines", "proved on", "summary"], wrap=("engines", "proved on", "summary"))
     for workload in found:
         proved = [name for name, pair in workload["backends"].items() if pair["state"] in _PROVED]
         listed.add_row(workload["name"], ", ".join(workload["engines"]), ", ".join(proved), workload["summary"])
@@ -96,12 +96,9 @@ def _bounds(parameter: Mapping[str, Any]) -> str:
     if parameter["choices"]:
         return " | ".join(parameter["choices"])
     low, high = parameter["minimum"], parameter["maximum"]
-    if low is None and high is None:
-        return ""
-    sign = ">" if parameter.get("above_minimum") else "≥"
-    if high is None:
-        return f"{sign} {low:g}"
-    return f"≤ {high:g}" if low is None else f"{sign} {low:g}, ≤ {high:g}"
+    sign = ">" if parameter["above_minimum"] else "≥"
+    bounds = [f"{mark} {bound:.16g}" for mark, bound in ((sign, low), ("≤", high)) if bound is not None]
+    return ", ".join(bounds)
 
 
 def _arrays(arrays: list[dict[str, Any]]) -> RenderableType:

@@ -17,7 +17,7 @@ _MARK_STYLES = {"✓": "green", "✗": "dim", "·": "yellow"}
 def decision_view(decision: Mapping[str, Any]) -> list[RenderableType]:
     """Where, how soon, how sure and why; then every other candidate and every rejected backend."""
     seconds = decision["predicted_seconds"]
-    headline = output.styled(decision["backend"], "bold green") + f" on {decision['primary_hardware']}"
+    headline = output.styled(decision["backend"], "bold green", f" on {decision['primary_hardware']}")
     parts: list[RenderableType] = [
         output.fields(
             [
@@ -35,8 +35,8 @@ def decision_view(decision: Mapping[str, Any]) -> list[RenderableType]:
     ]
     if decision["fallbacks"]:
         listed = output.table(
-            ["other candidates", "device", "predicted", "slower by", "queue", "transfer", "service", "spread", "error"],
-            right=("slower by",),
+            ["candidate", "device", "predicted", "slower", "queue", "transfer", "service", "spread", "error"],
+            right=("slower",),
         )
         for one in decision["fallbacks"]:
             listed.add_row(

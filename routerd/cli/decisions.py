@@ -35,7 +35,10 @@ def tail(
     as_json: Json = False,
     socket: Socket = None,
 ) -> None:
-    """List the newest decisions, the last one at the bottom. With --follow, JSON comes one object to a line."""
+    """List the newest decisions, the last one at the bottom.
+
+    With --follow, JSON comes one object to a line.
+    """
     from routerd.cli.formats import seconds_of
 
     start = None if since is None else time.time() - seconds_of(since)
@@ -65,7 +68,7 @@ def get(
     as_json: Json = False,
     socket: Socket = None,
 ) -> None:
-    """Show one decision with the task, the facts it was made from, and how the run went."""
+    """Show one decision, its task and facts, and how the run went."""
     with Link(socket) as link:
         record = link.call("decisions.get", {"decision_id": decision_id})
     if as_json:

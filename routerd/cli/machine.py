@@ -17,7 +17,7 @@ _PROVED = ("proved", "calibrated")
 
 
 def status(as_json: Json = False, socket: Socket = None) -> None:
-    """Show on one screen whether the daemon serves, with what, and under which policy."""
+    """Show whether the daemon serves, and with what."""
     with Link(socket) as link:
         report = link.call("status")
     if as_json:
@@ -31,13 +31,11 @@ def _status(report: Mapping[str, Any]) -> list[RenderableType]:
 
     policy, traffic, decisions = report["policy"], report["traffic"], report["decisions"]
     pending = report["calibration_pending"]
-    serving = output.styled("serving", "bold green") if report["ready"] else output.styled("starting", "bold yellow")
+    about = f"  routerd {report['version']}, pid {report['pid']}, up {age(report['uptime_seconds'])}"
+    word, style = ("serving", "bold green") if report["ready"] else ("starting", "bold yellow")
     overview = output.fields(
         [
-            (
-                "daemon",
-                serving + f"  routerd {report['version']}, pid {report['pid']}, up {age(report['uptime_seconds'])}",
-            ),
+            ("daemon", output.styled(word, style, about)),
             ("socket", report["socket"]),
             ("state", f"{report['state_dir']}  (memory {byte_size(report['memory_bytes'])})"),
             (
@@ -85,7 +83,7 @@ def _status(report: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def backends(as_json: Json = False, socket: Socket = None) -> None:
-    """List every backend with its device, state and proof, and every plugin that failed with its reason."""
+    """List the backends and plugins, and why one does not work."""
     with Link(socket) as link:
         report = link.call("backends")
     if as_json:
@@ -128,7 +126,7 @@ def _backends(report: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def flags(as_json: Json = False, socket: Socket = None) -> None:
-    """List the environment flags: value, source, what each does, and where one does nothing, why."""
+    """List the environment flags, what each does, or why nothing."""
     with Link(socket) as link:
         report = link.call("flags")
     if as_json:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+
+if TYPE_CHECKING:
+    from routerd.interfaces import Workload
 
 
 def complete_workload(incomplete: str) -> list[tuple[str, str]]:
@@ -16,30 +19,26 @@ def complete_workload(incomplete: str) -> list[tuple[str, str]]:
 
 
 def complete_param(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """``name=`` for each parameter of the workload on the command line, and then its choices."""
-    from routerd.workloads import builtin_workloads
-
+    """``name=`` for each parameter of the workload on the command line; the whole pair where choices are few."""
     found: list[tuple[str, str]] = []
-    for workload in builtin_workloads():
-        if workload.name == ctx.params.get("workload"):
-            for parameter in workload.parameters:
-                found += [(f"{parameter.name}={choice}", parameter.doc) for choice in parameter.choices]
-                if not parameter.choices:
-                    found.append((f"{parameter.name}=", parameter.doc))
+    for workload in _workloads_on(ctx):
+        for parameter in workload.parameters:
+            found += [(f"{parameter.name}={choice}", parameter.doc) for choice in parameter.choices or ("",)]
     return [item for item in found if item[0].startswith(incomplete)]
 
 
 def complete_array(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """``name=`` for each input array of the workload on the command line."""
+    found = [(f"{array.name}=", array.doc) for workload in _workloads_on(ctx) for array in workload.inputs]
+    return [item for item in found if item[0].startswith(incomplete)]
+
+
+def _workloads_on(ctx: typer.Context) -> list[Workload]:
+    """The workload that the unfinished command line names; it is left among ``args`` where an option has no value yet."""
     from routerd.workloads import builtin_workloads
 
-    return [
-        (f"{array.name}=", array.doc)
-        for workload in builtin_workloads()
-        if workload.name == ctx.params.get("workload")
-        for array in workload.inputs
-        if f"{array.name}=".startswith(incomplete)
-    ]
+    words = {ctx.params.get("workload"), *ctx.args}
+    return [workload for workload in builtin_workloads() if workload.name in words]
 
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -47,9 +46,7 @@ Socket: TypeAlias = Annotated[
     Path | None,
     typer.Option("--socket", metavar="PATH", help="The daemon's socket [default: $ROUTERD_SOCKET, else this user's]."),
 ]
-WorkloadName: TypeAlias = Annotated[
-    str, typer.Argument(help="Such as linalg.gemm.", autocompletion=complete_workload)
-]
+WorkloadName: TypeAlias = Annotated[str, typer.Argument(help="Such as linalg.gemm.", autocompletion=complete_workload)]
 ParamList: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""What reaches the terminal: JSON, tables, and errors. Colours and boxes are for terminals; pipes get plain text."""
+"""What reaches the terminal: JSON, tables, and errors. Colours and wrapping are for terminals; pipes get plain lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PIPE_WIDTH = 20_000
 
 
 def fancy() -> bool:
-    """Whether colours, boxes and moving progress bars are welcome."""
+    """Whether colours and moving progress bars are welcome."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -50,7 +50,7 @@ def finite(value: Any) -> Any:
     return value
 
 
-def error(code: str, message: str, detail: dict[str, Any], *, as_json: bool) -> None:
+def error(code: str, message: str, detail: dict[str, Any], *, as_json: bool = False) -> None:
     """An error in the form ``routerctl: CODE: message``; several lines start on a line of their own."""
     gap = "\n" if "\n" in message else " "
     print(f"routerctl: {code}:{gap}{message}", file=sys.stderr)
@@ -67,12 +67,13 @@ def show(*parts: RenderableType) -> None:
     """Lay out rich renderables for this terminal or pipe and write them."""
     from rich.console import Console
     from rich.measure import Measurement
+    from rich.table import Table
 
-    styled = fancy()
+    colours = fancy()
     console = Console(
         file=io.StringIO(),
-        force_terminal=styled,
-        color_system="auto" if styled else None,
+        force_terminal=colours,
+        color_system="auto" if colours else None,
         width=shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPE_WIDTH,
         markup=False,
         highlight=False,
@@ -81,19 +82,24 @@ def show(*parts: RenderableType) -> None:
     )
     screen = console.width
     for part in parts:
-        # A key column that does not fit runs over the edge rather than being cut.
-        console.width = max(screen, Measurement.get(console, console.options, part).minimum)
+        if isinstance(part, Table):  # a key column that does not fit runs over the edge rather than being cut
+            for column in part.columns:
+                if column.no_wrap:
+                    cells = [console.measure(cell).maximum for cell in (column.header, *column.cells)]
+                    column.min_width = max(column.min_width or 0, *cells)
+            wide = console.options.update_width(_PIPE_WIDTH)
+            console.width = max(screen, Measurement.get(console, wide, part).minimum)
         console.print(part)
+        console.width = screen
     assert isinstance(console.file, io.StringIO)
     write("".join(f"{line.rstrip()}\n" for line in console.file.getvalue().splitlines()))
 
 
 def table(headers: Sequence[str], *, right: Collection[str] = (), wrap: Collection[str] = ()) -> Table:
     """An empty table. Columns in ``right`` hold numbers; those in ``wrap`` hold sentences, all others stay whole."""
-    from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD if fancy() else None, pad_edge=False, header_style="bold")
+    made = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     for header in headers:
         made.add_column(
             header,
@@ -117,11 +123,11 @@ def fields(rows: Sequence[tuple[str, str | Text]]) -> Table:
     return made
 
 
-def styled(text: str, style: str) -> Text:
-    """Text in a style."""
+def styled(text: str, style: str, rest: str = "") -> Text:
+    """Text in a style, and what follows it in none."""
     from rich.text import Text
 
-    return Text(text, style=style)
+    return Text.assemble((text, style), rest)
 
 
 _STATE_STYLES = {

@@ -27,7 +27,10 @@ def check(
     as_json: Json = False,
     socket: Socket = None,
 ) -> None:
-    """Check policy files without a daemon (--socket is ignored). Each problem is a line FILE:LINE:COLUMN; exit code 3 if there are errors."""
+    """Check policy files; needs no daemon (--socket is ignored).
+
+    Each problem is one line, FILE:LINE:COLUMN: what is wrong. Errors end with exit code 3, warnings do not.
+    """
     import os
 
     from routerd.errors import InvalidPolicy
@@ -72,7 +75,7 @@ def show(
     as_json: Json = False,
     socket: Socket = None,
 ) -> None:
-    """Show the policy in force, whether the files on disk still say the same, and what was wrong with the last change."""
+    """Show the policy in force, and whether the files still agree."""
     with Link(socket) as link:
         found = link.call("policy.show")
     if as_json:
@@ -125,7 +128,10 @@ def evaluate(
     as_json: Json = False,
     socket: Socket = None,
 ) -> None:
-    """Take one task through the policy: every constraint and rule, matched or not, on which fact. Nothing is recorded."""
+    """Take a task through the policy, clause by clause.
+
+    Every constraint and rule, matched or not, and on which fact. Nothing is recorded or run.
+    """
     ask = arguments.ask(workload, param or [], shape or [], inputs or [])
     with Link(socket) as link:
         found = link.call("policy.eval", ask)
@@ -143,7 +149,10 @@ def explain(
     as_json: Json = False,
     socket: Socket = None,
 ) -> None:
-    """Take a recorded decision through the policy again, on the facts that were recorded with it."""
+    """Take a recorded decision through the policy again.
+
+    The facts are those recorded with it; the policy is the one in force now.
+    """
     with Link(socket) as link:
         found = link.call("policy.explain", {"decision_id": decision_id})
     if as_json:
@@ -169,7 +178,10 @@ def apply_(
     as_json: Json = False,
     socket: Socket = None,
 ) -> None:
-    """Put a policy in force, whole or not at all. Returns once it is; a broken one leaves the last good one in force."""
+    """Put a policy in force, whole or not at all.
+
+    Returns once it is in force; a broken one leaves the last good one there.
+    """
     absolute = [str(path.expanduser().absolute()) for path in paths or []]
     with Link(socket) as link:
         found = link.call("policy.apply", {"paths": absolute})
@@ -188,7 +200,7 @@ def history(
     as_json: Json = False,
     socket: Socket = None,
 ) -> None:
-    """List the policies that were in force: generation, digest, time, who and why; the newest first."""
+    """List the policies that were in force, the newest first."""
     with Link(socket) as link:
         found = link.call("policy.history", {"limit": limit})
     if as_json:

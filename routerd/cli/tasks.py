@@ -59,7 +59,7 @@ def run(
     as_json: Json = False,
     socket: Socket = None,
 ) -> None:
-    """Run a task on the hardware that the daemon chooses, and print its outputs."""
+    """Run a task where the daemon chooses; print or save its outputs."""
     params = arguments.parse_params(param or [])
     arrays = arguments.load_arrays(inputs or [])
     for name in params.keys() & (arrays.keys() | {"self", "workload"}):  # the client's own argument names
@@ -148,9 +148,10 @@ def _view(declared: Mapping[str, Any], result: TaskResult, saved: Mapping[str, s
     for name, value in result.items():
         text = _summary(value) if hasattr(value, "shape") else repr(value)
         outputs.add_row(output.styled(name, "bold"), text, units.get(name, ""), saved.get(name, ""))
-    ran_on = output.styled(facts["ran_on"]["backend"], "bold green") + f" on {facts['ran_on']['device_kind']}"
+    place = f" on {facts['ran_on']['device_kind']}"
     if facts["planned"] != facts["ran_on"]:
-        ran_on += f" (planned: {facts['planned']['backend']})"
+        place += f" (planned: {facts['planned']['backend']})"
+    ran_on = output.styled(facts["ran_on"]["backend"], "bold green", place)
     decision = facts["decision"]
     rows = [
         ("ran on", ran_on),

@@ -21,7 +21,7 @@ PRIOR_LOG_SIGMA = 1.5
 
 _FLOOR_LOG_SIGMA = 0.03  # no prediction on a shared machine is better than about 3 %
 _EXTRAPOLATION_LOG_SIGMA = 0.25  # added for every factor e outside the calibrated range
-_LEAST_SLOPE, _GREATEST_SLOPE = 0.5, 1.5  # work is chosen so that cost grows about in proportion to it
+_LEAST_SLOPE, _GREATEST_SLOPE = 0.8, 1.1  # work is chosen so that cost grows about in proportion to it
 _WINDOW = 31  # observations that a correction looks back on
 _MAD_TO_SIGMA = 1.4826
 

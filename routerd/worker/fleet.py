@@ -16,6 +16,8 @@ from routerd.types import Device
 from routerd.worker import messages
 from routerd.worker.supervisor import Worker, WorkerSettings
 
+_LOAD_ATTEMPTS = 3
+
 State: TypeAlias = Literal["starting", "ready", "unavailable", "failed", "down"]
 
 
@@ -65,6 +67,7 @@ class BackendState:
         self.reason = "loading in its worker"
         self.device: Device | None = None
         self.load_seconds: float | None = None
+        self.failed_loads = 0
         self.pairs: dict[str, Pair] = {}
 
     def objection(self, workload: str) -> str | None:
@@ -160,7 +163,7 @@ class Fleet:
             backend.reason = outcome.error.message
             _logger(spec).info("backend is not usable", backend=spec.name, state=backend.state, reason=backend.reason)
         else:
-            backend.state, backend.reason = "ready", ""
+            backend.state, backend.reason, backend.failed_loads = "ready", "", 0
             backend.device, backend.load_seconds = outcome.device, outcome.seconds
             for name, unsupported in outcome.supported.items():
                 pair = backend.pairs.setdefault(name, Pair(name, unsupported))
@@ -173,8 +176,15 @@ class Fleet:
     def _down(self, worker: Worker, reason: str) -> None:
         for spec in worker.specs:
             backend = self.backends[spec.name]
-            if backend.state not in ("unavailable", "failed"):
+            if backend.state in ("unavailable", "failed"):
+                continue
+            if backend.state != "ready":
+                backend.failed_loads += 1
+            if backend.failed_loads >= _LOAD_ATTEMPTS:  # its worker is still restarted, but nobody waits for it
+                backend.state, backend.reason = "failed", f"{reason} while loading, {_LOAD_ATTEMPTS} times in a row"
+            else:
                 backend.state, backend.reason = "down", f"{reason}; it is being restarted"
+        self._moved.set()
         self._on_change(None)
 
 

@@ -43,11 +43,14 @@ Make: TypeAlias = Callable[[int], "tuple[messages.Job, Sequence[int]]"]
 
 
 class _Job:
-    __slots__ = ("future", "make", "order", "queued_at", "seconds", "started_at")
+    __slots__ = ("future", "limit", "make", "order", "queued_at", "seconds", "started_at")
 
-    def __init__(self, make: Make, seconds: float, order: tuple[int, int], future: asyncio.Future[Answer]) -> None:
+    def __init__(
+        self, make: Make, seconds: float, limit: float, order: tuple[int, int], future: asyncio.Future[Answer]
+    ) -> None:
         self.make = make
         self.seconds = seconds
+        self.limit = limit
         self.order = order
         self.future = future
         self.queued_at = perf_counter()
@@ -63,6 +66,7 @@ class WorkerSettings(NamedTuple):
     threads: int
     inline_bytes: int
     task_timeout_seconds: float
+    start_seconds: float
     workload_modules: tuple[str, ...] = ()
 
 
@@ -138,13 +142,17 @@ class Worker:
         Worker._incarnations += 1
         self.incarnation = Worker._incarnations
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            self._process = subprocess.Popen(
-                self._command(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-            )
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    self._command(theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    env=self._environment(),
+                    stdin=subprocess.DEVNULL,
+                )
+        except OSError:
+            mine.close()
+            raise
         self._socket = mine
         self._started_at = perf_counter()
 
@@ -169,7 +177,7 @@ class Worker:
         """
         if self._channel is None:
             raise Unavailable(f"worker {self.name} is down and will be restarted")
-        job = self._enqueue(make, seconds, priority)
+        job = self._enqueue(make, seconds, priority, self._settings.task_timeout_seconds)
         answer = await job.future
         if isinstance(answer.outcome, messages.Failed):
             error = answer.outcome.error
@@ -222,7 +230,10 @@ class Worker:
 
     def _load(self, spec: BackendSpec) -> None:
         job = self._enqueue(
-            lambda number: (messages.Load(number, spec.name, spec.factory, dict(spec.options)), ()), 1.0, BACKGROUND - 1
+            lambda number: (messages.Load(number, spec.name, spec.factory, dict(spec.options)), ()),
+            1.0,
+            BACKGROUND - 1,
+            self._settings.start_seconds,
         )
 
         def report(future: asyncio.Future[Answer]) -> None:
@@ -231,10 +242,10 @@ class Worker:
 
         job.future.add_done_callback(report)
 
-    def _enqueue(self, make: Make, seconds: float, priority: int) -> _Job:
+    def _enqueue(self, make: Make, seconds: float, priority: int, limit: float) -> _Job:
         self._counter += 1
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        job = _Job(make, seconds, (priority, self._counter), future)
+        job = _Job(make, seconds, limit, (priority, self._counter), future)
         heapq.heappush(self._queue, job)
         self._backlog_seconds += seconds
         self._dispatch()
@@ -254,13 +265,12 @@ class Worker:
     def _watch(self) -> None:
         """Once a second: a job that outlasts the limit has hung its worker."""
         self._watchdog = asyncio.get_running_loop().call_later(_WATCH_SECONDS, self._watch)
-        limit = self._settings.task_timeout_seconds
         job = next(iter(self._running.values()), None)
-        if job is None or perf_counter() - job.started_at < limit:
+        if job is None or perf_counter() - job.started_at < job.limit:
             return
         if not job.future.done():
-            job.future.set_exception(TaskTimeout(f"the task did not end within {limit:g} s on worker {self.name}"))
-        self._log.error("worker hangs, killing it", worker=self.name, limit_seconds=limit)
+            job.future.set_exception(TaskTimeout(f"the task did not end within {job.limit:g} s on worker {self.name}"))
+        self._log.error("worker hangs, killing it", worker=self.name, limit_seconds=job.limit)
         self.kill()
 
     def _outcome(self, outcome: messages.Outcome, descriptors: list[int]) -> None:
@@ -300,18 +310,28 @@ class Worker:
         if self._stopping:
             return
         reason = _exit_words(self.name, code)
-        if perf_counter() - self._started_at > _STABLE_SECONDS:
-            self._failures = 0
-        delay = min(_BACKOFF_SECONDS[0] * 2**self._failures, _BACKOFF_SECONDS[1])
-        self._failures += 1
+        delay = self._next_delay()
         self._log.error("worker ended", worker=self.name, reason=reason, restart_seconds=delay)
         self._fail_all(lambda: WorkerCrashed(reason, worker=self.name))
         self._on_down(self, reason)
         self._restart = asyncio.get_running_loop().call_later(delay, self._start_again)
 
+    def _next_delay(self) -> float:
+        """Seconds until the next start: twice as long after every short life."""
+        if perf_counter() - self._started_at > _STABLE_SECONDS:
+            self._failures = 0
+        delay: float = min(_BACKOFF_SECONDS[0] * 2**self._failures, _BACKOFF_SECONDS[1])
+        self._failures += 1
+        return delay
+
     def _start_again(self) -> None:
         self.restarts += 1
-        self.start()
+        try:
+            self.start()
+        except OSError as error:  # out of processes, descriptors or memory: that may pass
+            delay = self._next_delay()
+            self._log.error("worker cannot start", worker=self.name, reason=str(error), restart_seconds=delay)
+            self._restart = asyncio.get_running_loop().call_later(delay, self._start_again)
 
     def _fail_all(self, make: Callable[[], Exception]) -> None:
         jobs = [*self._running.values(), *self._queue]
