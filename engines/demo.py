@@ -42,9 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--repeats", type=_positive, default=3, help="runs of each task; the median is shown (default: 3)"
     )
+    parser.add_argument("--picture", type=Path, help="also draw what is printed, as an SVG file")
     chosen = parser.parse_args(arguments)
     started = time.monotonic()
-    console = _console()
+    console = _console(record=chosen.picture is not None)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     daemon = PrivateDaemon(chosen.directory.absolute())
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if daemon.log.exists():
             print(f"the daemon's log: {daemon.log}", file=sys.stderr)
         return 1
+    if chosen.picture is not None:
+        console.save_svg(str(chosen.picture), title="make demo")
     console.print(f"\nDone in {time.monotonic() - started:.1f} s. The daemon's log: {_near(daemon.log)}")
     return 0
 
@@ -129,12 +132,12 @@ def _show_results(stocks: Sequence[Stock], jobs: Jobs, outcomes: dict[str, Outco
     console.print()
 
 
-def _console() -> Console:
+def _console(*, record: bool) -> Console:
     """Standard output; where that is no terminal, plain text of a fixed width."""
     if sys.stdout.isatty():
-        return Console(highlight=False, markup=False)
+        return Console(highlight=False, markup=False, record=record)
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    return Console(highlight=False, markup=False, width=_PIPED_COLUMNS)
+    return Console(highlight=False, markup=False, width=_PIPED_COLUMNS, record=record)
 
 
 def _near(path: Path) -> str:

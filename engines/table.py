@@ -17,7 +17,7 @@ from routerd.client import TaskResult
 _HEADINGS = ("workload", "work", "hardware", "backend", "predicted", "measured", "gain", "confidence")
 _RIGHT = frozenset({"predicted", "measured", "gain", "confidence"})
 _GAP = 2
-_SHORT_UNITS = {"floating-point operations": "flop"}
+_SHORT_UNITS = {"floating-point operations": "flop", "paths (a lattice point counts a quarter)": "paths"}
 
 
 @dataclass(frozen=True)
