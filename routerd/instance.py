@@ -14,14 +14,21 @@ from routerd.errors import AlreadyRunning, ConfigurationError
 def claim(socket_path: Path, *, shared: bool) -> int:
     """Become the only daemon of this socket; the lock is held while the returned descriptor is open.
 
-    The directory is made private (0700), or readable by the group where the socket is ``shared`` (0750). Raises
-    ``AlreadyRunning``, or ``ConfigurationError`` for a directory that others could write to.
+    The directory is made private (0700), or readable by the group where the socket is ``shared`` (0750), and a socket
+    that a dead daemon left is removed. Raises ``AlreadyRunning``, or ``ConfigurationError`` for a directory that others
+    could write to or a path that is no socket.
     """
     _private_directory(socket_path.parent, shared=shared)
-    return _lock(socket_path.with_name(socket_path.name + ".lock"), socket_path)
+    descriptor = _lock(socket_path.with_name(socket_path.name + ".lock"), socket_path)
+    try:
+        _remove_stale(socket_path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
-def remove_stale(path: Path) -> None:
+def _remove_stale(path: Path) -> None:
     """Remove a socket that a dead daemon left. The lock is held, and nobody may answer on it."""
     try:
         mode = path.lstat().st_mode

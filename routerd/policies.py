@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
-from routerd.errors import ConfigurationError, InvalidPolicy
+from routerd.errors import ConfigurationError, InvalidPolicy, NoCandidate
 from routerd.logs import get_logger
+from routerd.planner import ActivePolicy
 from routerd.policy import Policy, Vocabulary, compile_policy, load_policy
-from routerd.protocol import Ask, DecisionId, Nothing, PolicyPaths, Tail
-from routerd.router import ActivePolicy, Router
+from routerd.protocol import Ask, DecisionId, Nothing, PolicyPaths, Tail, failure
+from routerd.router import Router
 from routerd.session import Session
 from routerd.store import Store
 from routerd.types import Scalar
@@ -110,14 +111,18 @@ class PolicyKeeper:
         }
 
     def evaluate(self, session: Session, ask: Ask) -> dict[str, Any]:
-        """One task through the policy with the whole trace; nothing is recorded or run."""
+        """One task through the policy with the whole trace; nothing is recorded or run.
+
+        Where nothing may run the task, which is when a trace is wanted most, ``decision`` is null and ``refusal`` says why.
+        """
         assert self._router is not None
-        plan = self._router.plan(ask, session)
-        return {
-            "decision": plan.decision,
-            "facts": dict(plan.facts),
-            "trace": self.active.compiled.trace(plan.facts),
-        }
+        _task, facts = self._router.question(ask, session)
+        answer: dict[str, Any] = {"decision": None, "refusal": None, "facts": facts, "trace": self.active.compiled.trace(facts)}
+        try:
+            answer["decision"] = self._router.plan(ask, session).decision
+        except NoCandidate as error:
+            answer["refusal"] = failure(error)
+        return answer
 
     async def explain(self, _session: Session, params: DecisionId) -> dict[str, Any]:
         """A recorded decision with the trace of its recorded facts through the policy now in force."""

@@ -15,10 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from routerd.costs.choice import Choice, Preference, choose
 from routerd.errors import (
     ExecutionError,
-    NoCandidate,
     OutOfMemory,
     Overloaded,
     RouterdError,
@@ -29,31 +27,19 @@ from routerd.errors import (
 )
 from routerd.facts import FactSource
 from routerd.flags import Flags
-from routerd.interfaces import CONTRACT_BACKEND, Workload
+from routerd.interfaces import Workload
 from routerd.logs import decision_scope, get_logger
-from routerd.policy import CompiledPolicy, Policy, Verdict
+from routerd.planner import GPU_KINDS, ActivePolicy, Planner
 from routerd.protocol import Ask, SegmentInfo
-from routerd.reasoning import explain
 from routerd.session import InputSegment, Session
 from routerd.store import DecisionRecord, Store
-from routerd.types import Candidate, Decision, Placed, Rejection, Result, Task, Timing
+from routerd.types import Candidate, Decision, Placed, Result, Task, Timing
 from routerd.worker import messages
 from routerd.worker.fleet import BackendState, Fleet
 from routerd.worker.supervisor import FOREGROUND, Answer
 from routerd.workloads.binding import bind
 
 _log = get_logger("router")
-
-_GPU_KINDS = ("metal_gpu", "cuda_gpu")
-_OVERHEAD_PRIOR_SECONDS = 60e-6
-
-
-class ActivePolicy(NamedTuple):
-    """The policy in force: its source, its compiled form, and its generation."""
-
-    policy: Policy
-    compiled: CompiledPolicy
-    generation: int
 
 
 class Plan(NamedTuple):
@@ -85,7 +71,7 @@ class Router:
         self._active = active
         self._ids = itertools.count(1)
         self._boot = f"{int(time.time()) & 0xFFFFFFFF:08x}"
-        self._overhead: dict[str, float] = {}
+        self._planner = Planner(fleet, flags)
         self.epoch = 0
         self.decided = 0
         self.executed = 0
@@ -123,123 +109,23 @@ class Router:
             )
         return workload
 
+    def question(self, ask: Ask, session: Session, *, need_content: bool = False) -> tuple[Task, dict[str, Any]]:
+        """The checked task and the facts that the policy in force sees about it. Raises ``BadRequest`` kinds."""
+        workload = self.workload(ask.workload)
+        task = bind(workload, ask.params, ask.arrays, need_content=need_content)
+        return task, self._facts.gather(task, workload, session, self._active.compiled.facts_used)
+
     # -- decide ---------------------------------------------------------------------------------------------------
 
     def plan(self, ask: Ask, session: Session, *, need_content: bool = False) -> Plan:
         """Decide about one task. Raises ``BadRequest`` kinds for a bad task and ``NoCandidate`` if nothing may run it."""
-        workload = self.workload(ask.workload)
-        task = bind(workload, ask.params, ask.arrays, need_content=need_content)
-        self._fleet.want(workload.name)
-        compiled = self._active.compiled
-        facts = self._facts.gather(task, workload, session, compiled.facts_used)
-        verdict = compiled.verdict(facts)
-        candidates, rejected = self._candidates(task, verdict)
-        if not candidates:
-            raise NoCandidate(
-                f"no backend may run {task.workload}: "
-                + "; ".join(f"{rejection.backend} {rejection.reason}" for rejection in rejected),
-                rejected=[{"backend": rejection.backend, "reason": rejection.reason} for rejection in rejected],
-                rule=verdict.rule,
-            )
-        priors = frozenset(
-            candidate.backend
-            for candidate in candidates
-            if not self._fleet.backends[candidate.backend].pairs[task.workload].model.calibrated
-        )
-        choice = choose(candidates, self._preference(verdict, task, priors))
-        decision = self._decision(task, choice, tuple(rejected), verdict, priors)
+        task, facts = self.question(ask, session, need_content=need_content)
+        self._fleet.want(task.workload)
+        verdict = self._active.compiled.verdict(facts)
+        decision, ranking = self._planner.decide(task, verdict, self._active, self.next_id())
         self.decided += 1
-        cacheable = all(candidate.queue_seconds == 0.0 for candidate in candidates)
-        return Plan(task, decision, choice.ranking, facts, cacheable)
-
-    def _candidates(self, task: Task, verdict: Verdict) -> tuple[list[Candidate], list[Rejection]]:
-        candidates: list[Candidate] = []
-        rejected: list[Rejection] = []
-        for name, backend in self._fleet.backends.items():
-            reason = (
-                verdict.objection(name, backend.spec.device_kind)
-                or self._switched_off(backend)
-                or backend.objection(task.workload)
-                or _beyond_tolerance(backend, task)
-            )
-            if reason is not None:
-                rejected.append(Rejection(name, reason))
-            else:
-                candidates.append(self._predict(backend, task))
-        return candidates, rejected
-
-    def _predict(self, backend: BackendState, task: Task) -> Candidate:
-        pair = backend.pairs[task.workload]
-        service = pair.model.predict(task.work)
-        queue = backend.worker.queue_seconds()
-        overhead = self._overhead.get(backend.worker.name, _OVERHEAD_PRIOR_SECONDS)
-        return Candidate(
-            backend=backend.spec.name,
-            device_kind=backend.spec.device_kind,
-            predicted_seconds=queue + overhead + service.seconds,
-            queue_seconds=queue,
-            transfer_seconds=overhead,
-            service_seconds=service.seconds,
-            log_sigma=service.log_sigma,
-            error=pair.error or 0.0,
-        )
-
-    def _switched_off(self, backend: BackendState) -> str | None:
-        """Flags that keep a backend out of routing."""
-        kind = backend.spec.device_kind
-        if not self._flags["AUTO_HARDWARE_ROUTING"] and backend.spec.name != CONTRACT_BACKEND:
-            return "automatic routing is off (AUTO_HARDWARE_ROUTING)"
-        if kind in _GPU_KINDS and self._flags["GPU_ACCELERATION"] is False:
-            return "switched off by GPU_ACCELERATION"
-        if kind == "metal_gpu" and self._flags["METAL_ACCELERATION"] is False:
-            return "switched off by METAL_ACCELERATION"
-        if kind == "neural_engine" and self._flags["NEURAL_ENGINE_ENABLED"] is False:
-            return "switched off by NEURAL_ENGINE_ENABLED"
-        return None
-
-    def _preference(self, verdict: Verdict, task: Task, priors: frozenset[str]) -> Preference:
-        prefer = verdict.prefer
-        elements = task.nbytes // 8
-        if priors and not prefer and max(task.work, elements) >= int(self._flags["LARGE_DATA_THRESHOLD"] or 0):
-            prefer = _GPU_KINDS  # large work on a machine that is not calibrated yet
-        priorities = {
-            "metal_gpu": str(self._flags["METAL_GPU_PRIORITY"]),
-            "neural_engine": str(self._flags["NEURAL_ENGINE_PRIORITY"]),
-        }
-        return Preference(prefer, verdict.unless_slower_than, verdict.objective, priorities)
-
-    def _decision(
-        self, task: Task, choice: Choice, rejected: tuple[Rejection, ...], verdict: Verdict, priors: frozenset[str]
-    ) -> Decision:
-        chosen = choice.ranking[0]
-        contract_seconds = self._contract_seconds(task, choice)
-        rule = verdict.rule
-        return Decision(
-            decision_id=self.next_id(),
-            workload=task.workload,
-            work=task.work,
-            primary_hardware=chosen.device_kind,
-            backend=chosen.backend,
-            confidence=choice.confidence,
-            estimated_gain=contract_seconds / chosen.predicted_seconds,
-            predicted_seconds=chosen.predicted_seconds,
-            reasoning=explain(task, choice, contract_seconds, rule=rule.partition(" ")[0], priors=priors),
-            fallbacks=choice.ranking[1:],
-            rejected=rejected,
-            rule=rule,
-            policy_digest=self._active.policy.digest,
-            generation=self._active.generation,
-        )
-
-    def _contract_seconds(self, task: Task, choice: Choice) -> float:
-        """Predicted completion on the contract's backend, whether or not it may take the task."""
-        for candidate in choice.ranking:
-            if candidate.backend == CONTRACT_BACKEND:
-                return candidate.predicted_seconds
-        contract = self._fleet.backends.get(CONTRACT_BACKEND)
-        if contract is None or task.workload not in contract.pairs:
-            return choice.ranking[0].predicted_seconds
-        return self._predict(contract, task).predicted_seconds
+        cacheable = all(candidate.queue_seconds == 0.0 for candidate in ranking)
+        return Plan(task, decision, ranking, facts, cacheable)
 
     # -- run ------------------------------------------------------------------------------------------------------
 
@@ -341,7 +227,7 @@ class Router:
         pair = backend.pairs[plan.task.workload]
         pair.used += 1
         pair.model.observe(plan.task.work, service)
-        self._learn_overhead(backend.worker.name, answer.total_seconds - answer.queue_seconds - service)
+        self._planner.learn_overhead(backend.worker.name, answer.total_seconds - answer.queue_seconds - service)
         self.epoch += 1
         session.adopt(outcome.created, backend.worker.incarnation)
         decision = plan.decision
@@ -369,11 +255,6 @@ class Router:
             )
         return Completed(result, outcome.created, answer.descriptors)
 
-    def _learn_overhead(self, worker: str, seconds: float) -> None:
-        """The way to the worker and back, smoothed; one hiccup counts for little."""
-        known = self._overhead.get(worker, _OVERHEAD_PRIOR_SECONDS)
-        self._overhead[worker] = known + 0.1 * (min(max(seconds, 1e-6), 4.0 * known) - known)
-
     def _admit(self, plan: Plan, session: Session) -> None:
         admission = self._active.policy.admission
         if len(session.tasks) > admission.max_in_flight_per_client:
@@ -392,7 +273,7 @@ class Router:
 
     def _may_leave(self, backend: BackendState) -> bool:
         kind = backend.spec.device_kind
-        if kind in _GPU_KINDS:
+        if kind in GPU_KINDS:
             return bool(self._flags["GPU_FALLBACK_ENABLED"])
         return bool(self._flags["NEURAL_ENGINE_FALLBACK"]) if kind == "neural_engine" else True
 
@@ -436,13 +317,6 @@ class Router:
             facts={name: value for name, value in plan.facts.items() if name not in redact},
             decision=plan.decision,
         )
-
-
-def _beyond_tolerance(backend: BackendState, task: Task) -> str | None:
-    error = backend.pairs[task.workload].error or 0.0
-    if error <= task.tolerance:
-        return None
-    return f"error {error:.1e} exceeds tolerance {task.tolerance:.0e}"
 
 
 def _cause(error: RouterdError) -> str:

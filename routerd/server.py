@@ -22,7 +22,6 @@ from routerd.errors import (
     UnsupportedProtocol,
     suggest,
 )
-from routerd.instance import remove_stale
 from routerd.logs import get_logger
 from routerd.methods import Method
 from routerd.protocol import (
@@ -99,7 +98,6 @@ class Server:
         """Bind and start serving ``methods``. The instance must have been claimed."""
         self._methods = methods
         path = Path(self._settings.socket)
-        remove_stale(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
         mask = os.umask(0o777 & ~self._settings.socket_mode)
         try:

@@ -16,7 +16,6 @@ from routerd.errors import RouterdError
 
 _USAGE = 2
 _INTERRUPTED = 130
-_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
 #: The base of every usage error. typer exports no name for it (some versions bring their own click).
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -80,11 +79,8 @@ def run(arguments: Sequence[str]) -> int:
         return _usage_error(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
-    except BrokenPipeError:
-        _drop_output()
-        return _BROKEN_PIPE
     except OSError as error:
-        _drop_output()
+        output.drop()
         output.error("internal", f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", {})
         return 1
     except Exception as error:
@@ -94,11 +90,6 @@ def run(arguments: Sequence[str]) -> int:
         output.error("internal", message, {}, as_json=as_json)
         return 1
     return code if isinstance(code, int) else 0
-
-
-def _drop_output() -> None:
-    """Nobody takes what is left in the buffer; the interpreter would complain about that at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage_error(error: Exception, *, as_json: bool) -> int:

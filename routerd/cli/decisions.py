@@ -104,7 +104,7 @@ def _table(records: list[dict[str, Any]], widths: dict[str, int], *, header: boo
 
 
 def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
-    from routerd.cli.formats import clock, quantity, when
+    from routerd.cli.formats import NONE, clock, quantity, when
 
     decision, timing = record["decision"], record["timing"]
     planned, ran_on = decision["backend"], record["ran_on"]
@@ -112,7 +112,7 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         clock(record["time"]),
         record["decision_id"],
-        record["client"],
+        record["client"] or NONE,
         record["method"],
         record["workload"],
         quantity(record["work"]),
@@ -130,7 +130,7 @@ def _one(record: Mapping[str, Any]) -> list[RenderableType]:
     given = [f"{name}={number(value)}" for name, value in {**record["params"], **record["dims"]}.items()]
     asked = output.fields(
         [
-            ("asked", f"{record['method']} by {record['client']} (uid {record['uid']}) at {moment(record['time'])}"),
+            ("asked", f"{record['method']} by {_asker(record)} at {moment(record['time'])}"),
             ("task", " ".join(given)),
             ("data", f"{byte_size(record['nbytes'])}, tolerance {record['tolerance']:g}"),
             ("ran on", record["ran_on"] or ""),
@@ -140,3 +140,9 @@ def _one(record: Mapping[str, Any]) -> list[RenderableType]:
     )
     facts = facts_view(record["facts"])
     return [asked, "", *decision_view(record["decision"]), "", output.styled("facts", "bold"), facts]
+
+
+def _asker(record: Mapping[str, Any]) -> str:
+    """The client and its user, as far as the policy lets them be recorded."""
+    user = "redacted" if record["uid"] < 0 else str(record["uid"])
+    return f"{record['client'] or 'a client (name redacted)'} (uid {user})"

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import typer
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 #: Nothing is wrapped or cut in a pipe.
 _PIPE_WIDTH = 20_000
+_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
 
 def fancy() -> bool:
@@ -28,9 +30,18 @@ def fancy() -> bool:
 
 
 def write(text: str) -> None:
-    """Put text on standard output at once, so that a follower sees it."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Put text on standard output at once, so that a follower sees it. A reader that has left ends the command."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop()
+        raise typer.Exit(_BROKEN_PIPE) from None
+
+
+def drop() -> None:
+    """Nobody takes what is left in the buffer; the interpreter would complain about that at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_json(value: Any, *, lines: bool = False) -> None:

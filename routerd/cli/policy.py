@@ -140,7 +140,10 @@ def evaluate(
         return
     from routerd.cli.decision_view import decision_view, trace_view
 
-    output.show(*trace_view(found["trace"]), "", *decision_view(found["decision"]))
+    if found["decision"] is None:
+        output.show(*trace_view(found["trace"]), "", f"refused: {found['refusal']['message']}")
+    else:
+        output.show(*trace_view(found["trace"]), "", *decision_view(found["decision"]))
 
 
 @app.command()

@@ -38,7 +38,8 @@ def main() -> None:
     connection = socket.socket(fileno=arguments.fd)
     gc.freeze()
     try:
-        _serve(connection, host)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the daemon is gone: nobody wants the answer
+            _serve(connection, host)
     finally:
         host.close()
 

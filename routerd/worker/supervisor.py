@@ -26,6 +26,7 @@ _DEPTH = 2  # jobs handed to the process: one runs, one waits in its socket so t
 _BACKOFF_SECONDS = (0.1, 10.0)
 _STABLE_SECONDS = 30.0
 _WATCH_SECONDS = 1.0
+_BUSY_PATIENCE_SECONDS = 0.2
 _LINGER_SECONDS = 1.0  # between the end of a worker's stream and the end of its process
 
 
@@ -197,8 +198,9 @@ class Worker:
             self._process.send_signal(signal.SIGKILL)
 
     async def stop(self, seconds: float) -> None:
-        """Close the stream, wait for the process to end, kill it if it does not."""
+        """Close the stream, wait for the process to end, kill it if it does not: soon, if it is busy, as nobody waits."""
         self._stopping = True
+        patience = seconds if self.idle else min(seconds, _BUSY_PATIENCE_SECONDS)
         for timer in (self._restart, self._watchdog):
             if timer is not None:
                 timer.cancel()
@@ -209,7 +211,7 @@ class Worker:
         if self._process is None:
             return
         try:
-            await asyncio.to_thread(self._process.wait, seconds)
+            await asyncio.to_thread(self._process.wait, patience)
         except subprocess.TimeoutExpired:
             self.kill()
             await asyncio.to_thread(self._process.wait)

@@ -39,6 +39,7 @@ LAYERS: list[tuple[str, int]] = [
     ("routerd.memory", 1),
     ("routerd.session", 4),
     ("routerd.router", 4),
+    ("routerd.planner", 4),
     ("routerd.reasoning", 4),
     ("routerd.facts", 4),
     ("routerd.decisions", 4),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import pytest
 
@@ -45,12 +46,15 @@ def test_a_piped_table_has_no_escape_codes_and_cuts_nothing(capsys):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Standard output that claims to be a terminal of 40 columns."""
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    """Call it for a standard output that claims to be a terminal of 40 columns."""
+
+    def pretend():  # the stream of a fixture is not yet the stream of its test
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    return monkeypatch
+    return pretend
 
 
 def _wide_table():
@@ -60,6 +64,7 @@ def _wide_table():
 
 
 def test_a_key_column_is_never_cut_on_a_narrow_terminal(terminal, capsys):
+    terminal()
     output.show(_wide_table())
     text = capsys.readouterr().out
     assert "i" * 60 in text
@@ -67,8 +72,9 @@ def test_a_key_column_is_never_cut_on_a_narrow_terminal(terminal, capsys):
     assert "\x1b[" in text
 
 
-def test_no_color_means_no_escape_codes(terminal, capsys):
-    terminal.setenv("NO_COLOR", "1")
+def test_no_color_means_no_escape_codes(terminal, capsys, monkeypatch):
+    terminal()
+    monkeypatch.setenv("NO_COLOR", "1")
     output.show(_wide_table(), output.styled("bold", "bold"))
     assert "\x1b" not in capsys.readouterr().out
 

@@ -74,7 +74,7 @@ def test_a_warning_is_shown_and_accepted(policy_file, capsys):
 
 
 def test_flags_come_from_the_environment(policy_file, capsys, monkeypatch):
-    path = policy_file(GOOD.replace("1000", "${LARGE_DATA_THRESHOLD:int=5}"))
+    path = policy_file(GOOD.replace("1000", '"${LARGE_DATA_THRESHOLD:int=5}"'))
     digests = []
     for value in ("7", "8"):
         monkeypatch.setenv("LARGE_DATA_THRESHOLD", value)

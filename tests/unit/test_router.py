@@ -1,0 +1,235 @@
+"""Deciding and falling back, over stand-in workers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from routerd.errors import (
+    ExecutionError,
+    InvalidArray,
+    NoCandidate,
+    OutOfMemory,
+    Overloaded,
+    TaskTimeout,
+    Unavailable,
+    UnknownSegment,
+    UnknownWorkload,
+    WorkerCrashed,
+)
+from routerd.protocol import Ask
+from routerd.types import ArrayRef
+
+OPTION = {"spot_price": 100.0, "strike_price": 110.0, "volatility": 0.2, "num_simulations": 10_000_000}
+MONTE_CARLO = Ask("options.monte_carlo_european", OPTION)
+
+
+def run(router, session, ask=MONTE_CARLO):
+    return asyncio.run(router.run(ask, session))
+
+
+class TestDeciding:
+    def test_the_fastest_takes_it_and_the_rest_follow(self, make_router, session):
+        decision = make_router().plan(MONTE_CARLO, session).decision
+        assert decision.backend == "metal.mlx"
+        assert [one.backend for one in decision.fallbacks] == ["ane.coreml", "cpu.numpy"]
+        assert decision.primary_hardware == "metal_gpu"
+        assert decision.estimated_gain == pytest.approx((1e-5 + 1e-2) / (1e-5 + 1e-3), rel=0.1)
+        assert decision.confidence > 0.99
+
+    def test_a_queue_counts(self, make_router, session, fleet):
+        fleet.backends["metal.mlx"].worker.queued = 1.0
+        plan = make_router().plan(MONTE_CARLO, session)
+        assert plan.decision.backend == "ane.coreml"
+        assert plan.cacheable is False
+        waiting = next(one for one in plan.ranking if one.backend == "metal.mlx")
+        assert waiting.predicted_seconds == pytest.approx(1.0 + waiting.transfer_seconds + waiting.service_seconds)
+
+    def test_an_unproved_quarantined_or_inexact_backend_is_rejected_with_its_reason(self, make_router, session, fleet):
+        fleet.backends["metal.mlx"].pairs[MONTE_CARLO.workload].error = None
+        fleet.backends["ane.coreml"].pairs[MONTE_CARLO.workload].quarantine = "relative error 0.3"
+        decision = make_router().plan(MONTE_CARLO, session).decision
+        reasons = {one.backend: one.reason for one in decision.rejected}
+        assert reasons == {
+            "metal.mlx": "not yet proved on this machine",
+            "ane.coreml": "quarantined: relative error 0.3",
+        }
+        exact = make_router().plan(Ask(MONTE_CARLO.workload, {**OPTION, "tolerance": 0.0}), session).decision
+        assert exact.backend == "cpu.numpy"
+
+    @pytest.mark.parametrize(
+        ("environment", "backend", "reason"),
+        [
+            ({"GPU_ACCELERATION": "0"}, "metal.mlx", "switched off by GPU_ACCELERATION"),
+            ({"METAL_ACCELERATION": "0"}, "metal.mlx", "switched off by METAL_ACCELERATION"),
+            ({"NEURAL_ENGINE_ENABLED": "0"}, "ane.coreml", "switched off by NEURAL_ENGINE_ENABLED"),
+            ({"AUTO_HARDWARE_ROUTING": "0"}, "ane.coreml", "automatic routing is off (AUTO_HARDWARE_ROUTING)"),
+        ],
+    )
+    def test_flags_switch_backends_off(self, make_router, session, environment, backend, reason):
+        decision = make_router(environment=environment).plan(MONTE_CARLO, session).decision
+        assert {one.backend: one.reason for one in decision.rejected}[backend] == reason
+
+    def test_large_work_prefers_the_gpu_until_something_is_timed(self, make_router, session, fleet):
+        from routerd.costs.model import CostModel
+
+        for backend in fleet.backends.values():
+            backend.pairs[MONTE_CARLO.workload].model = CostModel()
+        router = make_router()
+        large = router.plan(MONTE_CARLO, session).decision
+        assert large.backend == "metal.mlx"
+        assert "not yet timed here: ane.coreml, cpu.numpy, metal.mlx" in large.reasoning
+        small = router.plan(Ask(MONTE_CARLO.workload, {**OPTION, "num_simulations": 100}), session).decision
+        assert small.backend == "ane.coreml"  # the first by name among equals
+
+    def test_a_constraint_is_never_escaped(self, make_router, session):
+        router = make_router("constraints: [{id: gpu, allow: [metal_gpu]}]")
+        assert [one.backend for one in router.plan(MONTE_CARLO, session).ranking] == ["metal.mlx"]
+        with pytest.raises(NoCandidate) as caught:
+            router.plan(Ask(MONTE_CARLO.workload, {**OPTION, "tolerance": 0.0}), session)
+        reasons = {one["backend"]: one["reason"] for one in caught.value.detail["rejected"]}
+        assert reasons["cpu.numpy"].startswith("not allowed by constraint gpu (test.yaml:4)")
+        assert "exceeds tolerance" in reasons["metal.mlx"]
+
+    def test_unknown_workloads_get_the_nearest_name(self, make_router, session):
+        with pytest.raises(UnknownWorkload, match="did you mean linalg.gemm"):
+            make_router().plan(Ask("linalg.gem"), session)
+
+    def test_ids_grow(self, make_router):
+        router = make_router()
+        ids = [router.next_id() for _ in range(1000)]
+        assert ids == sorted(set(ids))
+        assert {len(one) for one in ids} == {20}
+
+
+class TestFallingBack:
+    @pytest.mark.parametrize(
+        ("error", "word"),
+        [
+            (Unavailable("gone"), "unavailable"),
+            (OutOfMemory("full"), "out_of_memory"),
+            (TaskTimeout("slow"), "timeout"),
+            (WorkerCrashed("dead"), "crash"),
+            (ExecutionError("raised"), "crash"),
+        ],
+    )
+    def test_the_policy_says_after_what(self, make_router, session, fleet, error, word):
+        fleet.backends["metal.mlx"].worker.outcome = error
+        router = make_router(f"fallback: {{on: [{word}], max_attempts: 3}}")
+        result = run(router, session).result
+        assert (result.planned.backend, result.ran_on.backend) == ("metal.mlx", "ane.coreml")
+        assert result.fallback_reason == f"metal.mlx: {error.message}"
+        assert router.fallbacks == 1
+        others = [one for one in ("unavailable", "out_of_memory", "timeout", "crash") if one != word]
+        strict = make_router(f"fallback: {{on: {others}, max_attempts: 3}}".replace("'", ""))
+        with pytest.raises(type(error), match=error.message):
+            run(strict, session)
+        assert (strict.fallbacks, strict.failed) == (0, 1)
+
+    def test_every_attempt_is_told_and_counted(self, make_router, session, fleet):
+        for name in ("metal.mlx", "ane.coreml"):
+            fleet.backends[name].worker.outcome = WorkerCrashed(f"{name} dead")
+        result = run(make_router(), session).result
+        assert result.ran_on.backend == "cpu.numpy"
+        assert result.fallback_reason == "metal.mlx: metal.mlx dead; ane.coreml: ane.coreml dead"
+        limited = make_router("fallback: {max_attempts: 2}")
+        with pytest.raises(WorkerCrashed, match="ane.coreml dead"):
+            run(limited, session)
+
+    def test_a_fault_of_the_request_is_not_tried_again(self, make_router, session, fleet):
+        fleet.backends["metal.mlx"].worker.outcome = InvalidArray("NaN")
+        with pytest.raises(InvalidArray):
+            run(make_router(), session)
+        assert fleet.backends["ane.coreml"].worker.made == []
+
+    def test_flags_can_forbid_it(self, make_router, session, fleet):
+        fleet.backends["metal.mlx"].worker.outcome = WorkerCrashed("dead")
+        with pytest.raises(WorkerCrashed):
+            run(make_router(environment={"GPU_FALLBACK_ENABLED": "0"}), session)
+
+    def test_a_backend_that_went_down_since_the_plan_is_passed_over(self, make_router, session, fleet):
+        router = make_router()
+        plan = router.plan
+
+        def plan_then_crash(*arguments, **options):
+            made = plan(*arguments, **options)
+            fleet.backends["metal.mlx"].state, fleet.backends["metal.mlx"].reason = "down", "it was killed"
+            return made
+
+        router.plan = plan_then_crash
+        result = run(router, session).result
+        assert result.fallback_reason == "metal.mlx: it was killed"
+        assert fleet.backends["metal.mlx"].worker.made == []
+
+    def test_a_passed_deadline_is_not_worth_another_attempt(self, make_router, session, fleet):
+        async def forever(_make, *, seconds, priority):
+            await asyncio.Event().wait()
+
+        fleet.backends["metal.mlx"].worker.ask = forever
+        with pytest.raises(TaskTimeout, match="passed its deadline of 5 ms on metal.mlx"):
+            run(make_router(), session, Ask(MONTE_CARLO.workload, {**OPTION, "deadline_ms": 5.0}))
+        assert fleet.backends["ane.coreml"].worker.made == []
+
+
+class TestRunning:
+    def test_it_learns_from_what_it_took(self, make_router, session, fleet):
+        model = fleet.backends["metal.mlx"].pairs[MONTE_CARLO.workload].model
+        before = model.predict(1e7).seconds
+        fleet.backends["metal.mlx"].worker.outcome = before * 3.0
+        router = make_router()
+        epoch = router.epoch
+        for _ in range(30):
+            run(router, session)
+        assert model.predict(1e7).seconds > 2.0 * before
+        assert router.epoch > epoch
+        assert router.executed == 30
+
+    def test_segments_are_let_go_however_it_ends(self, make_router, session, fleet):
+        segment = session.alloc(1 << 16)
+        ask = Ask("linalg.gemm", {}, {
+            "a": ArrayRef((64, 64), "float64", segment.info.segment), "b": ArrayRef((64, 64), "float64", segment.info.segment),
+        })  # fmt: skip
+        router = make_router()
+        run(router, session, ask)
+        for backend in fleet.backends.values():
+            backend.worker.outcome = WorkerCrashed("dead")
+        with pytest.raises(WorkerCrashed):
+            run(router, session, ask)
+        session.free([segment.info.segment])
+        assert segment.release() is True
+
+    def test_segments_travel_once(self, make_router, session, fleet):
+        segment = session.alloc(1 << 16)
+        ref = ArrayRef((64, 64), "float64", segment.info.segment)
+        router = make_router()
+        for _ in range(2):
+            run(router, session, Ask("linalg.gemm", {}, {"a": ref, "b": ref}))
+        worker = next(backend.worker for backend in fleet.backends.values() if backend.worker.made)
+        assert [len(job.attach) for job in worker.made] == [1, 0]
+
+    def test_foreign_segments_never_reach_a_worker(self, make_router, session, fleet):
+        ref = ArrayRef((64, 64), "float64", 987654)
+        with pytest.raises(UnknownSegment):
+            run(make_router(), session, Ask("linalg.gemm", {}, {"a": ref, "b": ref}))
+        assert not any(backend.worker.made for backend in fleet.backends.values())
+
+    def test_a_full_queue_says_when_to_come_back(self, make_router, session, fleet):
+        for backend in fleet.backends.values():
+            backend.worker.queued = 1.0
+        with pytest.raises(Overloaded, match="the policy admits 0.2 s; retry later") as caught:
+            run(make_router("admission: {max_queue_ms: 200}"), session)
+        assert caught.value.detail["retry_after_seconds"] == pytest.approx(0.8)
+
+    def test_what_is_recorded(self, make_router, session, store):
+        for mode, kept in (("all", 1), ("runs", 1), ("none", 0)):
+            before = store.recorded
+            run(make_router(f"record: {{decisions: {mode}}}"), session)
+            assert store.recorded - before == kept
+
+    def test_what_is_redacted(self, make_router, session, store):
+        router = make_router("record: {redact: [client.name, task.params]}")
+        result = run(router, session).result
+        record = store.decision(result.decision.decision_id)
+        assert "tester" not in str(record)
+        assert record.params == {}
