@@ -117,7 +117,12 @@ class PolicyKeeper:
         """
         assert self._router is not None
         _task, facts = self._router.question(ask, session)
-        answer: dict[str, Any] = {"decision": None, "refusal": None, "facts": facts, "trace": self.active.compiled.trace(facts)}
+        answer: dict[str, Any] = {
+            "decision": None,
+            "refusal": None,
+            "facts": facts,
+            "trace": self.active.compiled.trace(facts),
+        }
         try:
             answer["decision"] = self._router.plan(ask, session).decision
         except NoCandidate as error:

@@ -13,8 +13,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import msgspec
-
 from routerd.errors import (
     ExecutionError,
     OutOfMemory,
@@ -287,20 +285,18 @@ class Router:
     def _record_run(
         self, plan: Plan, session: Session, *, result: Result | None = None, error_code: str | None = None
     ) -> None:
-        if self._active.policy.record.decisions == "none":
-            return
-        record = self.record_of(plan, session, "run")
-        if result is not None:
-            record = msgspec.structs.replace(
-                record,
-                ran_on=result.ran_on.backend,
-                fallback_reason=result.fallback_reason,
-                timing=result.timing,
-            )
-        self._store.record(msgspec.structs.replace(record, error_code=error_code) if error_code else record)
+        if self._active.policy.record.decisions != "none":
+            self._store.record(self.record_of(plan, session, "run", result, error_code))
 
-    def record_of(self, plan: Plan, session: Session, method: Literal["decide", "run"]) -> DecisionRecord:
-        """What is kept of a decision, less what the policy redacts."""
+    def record_of(
+        self,
+        plan: Plan,
+        session: Session,
+        method: Literal["decide", "run"],
+        result: Result | None = None,
+        error_code: str | None = None,
+    ) -> DecisionRecord:
+        """What is kept of a decision and of its execution, less what the policy redacts."""
         task, redact = plan.task, self._active.policy.record.redact
         return DecisionRecord(
             decision_id=plan.decision.decision_id,
@@ -316,6 +312,10 @@ class Router:
             tolerance=task.tolerance,
             facts={name: value for name, value in plan.facts.items() if name not in redact},
             decision=plan.decision,
+            ran_on=result.ran_on.backend if result else None,
+            fallback_reason=result.fallback_reason if result else None,
+            timing=result.timing if result else None,
+            error_code=error_code,
         )
 
 

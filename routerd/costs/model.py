@@ -6,7 +6,7 @@ Seconds throughout. ``log_sigma`` is the standard deviation of the natural logar
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import deque
 from statistics import median
 
@@ -49,6 +49,7 @@ class CostModel:
         self._points: list[Point] = []
         self._logs: list[tuple[float, float]] = []
         self._residuals: deque[float] = deque(maxlen=_WINDOW)
+        self._ordered: list[float] = []
         self._shift = 0.0
         self._spread = 0.0
         if state is not None:
@@ -79,6 +80,7 @@ class CostModel:
         )
         self._logs = [(math.log(known.work), math.log(known.seconds)) for known in self._points]
         self._residuals.clear()
+        self._ordered.clear()
         self._shift = self._spread = 0.0
 
     def predict(self, work: float) -> Prediction:
@@ -96,13 +98,16 @@ class CostModel:
         if not (work > 0 and 0 < seconds < math.inf):
             return  # a clock that jumped says nothing about the device
         unshifted = math.log(self.predict(work).seconds) - self._shift
+        if len(self._residuals) == _WINDOW:
+            del self._ordered[bisect_left(self._ordered, self._residuals[0])]
         self._residuals.append(math.log(seconds) - unshifted)
-        ordered = sorted(self._residuals)
-        centre = median(ordered)
+        insort(self._ordered, self._residuals[-1])
+        ordered = self._ordered
+        centre = ordered[len(ordered) // 2]
         # With few observations a calibrated model keeps most of its weight; the prior yields at once.
         weight = 1.0 if not self._points else len(ordered) / (len(ordered) + 4.0)
         self._shift = weight * centre
-        self._spread = _MAD_TO_SIGMA * median(abs(residual - centre) for residual in ordered)
+        self._spread = _MAD_TO_SIGMA * median([abs(residual - centre) for residual in ordered])
 
     def _interpolate(self, log_work: float) -> tuple[float, float]:
         logs, points = self._logs, self._points

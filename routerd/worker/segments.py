@@ -85,12 +85,13 @@ class OutputSegments:
     def acquire(self, client: int, size: int) -> tuple[OutputSegment, bool]:
         """A segment of at least ``size`` bytes for this client, and whether it is new (its descriptor must be sent)."""
         free = self._free.get(client, [])
+        size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         fitting = [segment for segment in free if size <= segment.info.size <= _ROOMY * size]
         if fitting:
             segment = min(fitting, key=lambda candidate: candidate.info.size)
             free.remove(segment)
         else:
-            segment = OutputSegment(self._next, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+            segment = OutputSegment(self._next, size)
             self._next += 1
             if client == NOBODY:
                 segment.close_descriptor()
@@ -100,15 +101,16 @@ class OutputSegments:
     def recycle(self, client: int, segments: Iterable[int]) -> None:
         """Take back segments that the client no longer reads but keeps mapped."""
         lent = self._lent.get(client, {})
-        free = self._free.setdefault(client, [])
-        free += [lent.pop(number) for number in segments if number in lent]
+        returned = [lent.pop(number) for number in segments if number in lent]
+        if returned:
+            self._free.setdefault(client, []).extend(returned)
 
     def discard(self, client: int, segments: Collection[int]) -> None:
         """Drop segments that the client has unmapped, or was never told about."""
         for number in segments:
             self._lent.get(client, {}).pop(number, None)
-        kept = [segment for segment in self._free.get(client, []) if segment.info.segment not in segments]
-        self._free[client] = kept
+        if client in self._free:
+            self._free[client] = [one for one in self._free[client] if one.info.segment not in segments]
 
     def forget(self, client: int) -> None:
         """Drop everything of a client that left."""
