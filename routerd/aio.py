@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from typing import NamedTuple
 
 from routerd.client.asynchronous import AsyncRouter, connect
 from routerd.client.result import TaskResult
@@ -10,7 +12,15 @@ from routerd.errors import DaemonUnreachable
 
 __all__ = ["AsyncRouter", "connect", "price_option_metal"]
 
-_shared: dict[asyncio.AbstractEventLoop, asyncio.Task[AsyncRouter]] = {}
+
+class _Shared(NamedTuple):
+    """The connection of an event loop, or the attempt to make it; ``lifetime`` keeps it open."""
+
+    connecting: asyncio.Task[AsyncRouter]
+    lifetime: AsyncGenerator[AsyncRouter, None]
+
+
+_shared: dict[asyncio.AbstractEventLoop, _Shared] = {}
 
 
 async def price_option_metal(
@@ -38,12 +48,23 @@ async def price_option_metal(
 async def _router() -> AsyncRouter:
     """The connection of this event loop, made by the first call that needs it while the others wait for the same one."""
     loop = asyncio.get_running_loop()
-    connecting = _shared.get(loop)
-    if connecting is None or _is_spent(connecting):
+    shared = _shared.get(loop)
+    if shared is None or _is_spent(shared.connecting):
         for other in [other for other in _shared if other.is_closed()]:
             del _shared[other]
-        connecting = _shared[loop] = loop.create_task(connect())
-    return await asyncio.shield(connecting)
+        lifetime = _lifetime()
+        shared = _shared[loop] = _Shared(loop.create_task(_first(lifetime)), lifetime)
+    return await asyncio.shield(shared.connecting)
+
+
+async def _lifetime() -> AsyncGenerator[AsyncRouter, None]:
+    """A connection that ends with its event loop: ``asyncio.run`` closes the generators that it leaves behind."""
+    async with await connect() as router:
+        yield router
+
+
+async def _first(lifetime: AsyncGenerator[AsyncRouter, None]) -> AsyncRouter:
+    return await anext(lifetime)
 
 
 def _is_spent(connecting: asyncio.Task[AsyncRouter]) -> bool:

@@ -31,6 +31,8 @@ _IDLE_POLL_SECONDS = 0.05
 _FIRST_RUN_SECONDS = 1e-3  # what the smallest size is expected to take
 _RETRY_SECONDS = 600.0
 _CRASHES = 3  # of its worker while a pair was tried; then it is the pair's fault
+_STEEPEST = 1.5  # work is chosen so that cost grows about in proportion to it; a timing this far above is in doubt
+_LOOK_AGAIN_SECONDS = (0.1, 0.4, 1.6)  # pauses before a doubtful size is timed again, for what disturbed it to pass
 
 
 class Calibrator:
@@ -184,6 +186,8 @@ class Calibrator:
         if pair.quarantine is not None:
             _log.warning("pair quarantined", backend=name, workload=workload.name, reason=pair.quarantine)
             self._schedule_retry(backend, pair)
+            if name == CONTRACT_BACKEND:  # what everything is compared with stays, untimed
+                pair.error, pair.quarantine = 0.0, None
         await self._keep(backend, pair)
         self._on_change()
 
@@ -209,8 +213,13 @@ class Calibrator:
         expected = _FIRST_RUN_SECONDS
         for step in range(_POINTS):
             work = low * (high / low) ** (step / (_POINTS - 1))
-            await self._idle(backend)
             measured = await self._measure(backend, workload, work, expected)
+            for pause in _LOOK_AGAIN_SECONDS:
+                if not points or not doubtful(points[-1], _point(measured)):
+                    break
+                await asyncio.sleep(pause)
+                again = await self._measure(backend, workload, work, expected)
+                measured = min(measured, again, key=lambda one: _point(one).seconds)
             points.append(_point(measured))
             # By its fastest repetition: one that was disturbed must not end the series.
             expected = min(measured.seconds) / measured.work * work * (high / low) ** (1 / (_POINTS - 1))
@@ -222,6 +231,7 @@ class Calibrator:
     async def _measure(
         self, backend: BackendState, workload: Workload, work: float, expected: float
     ) -> messages.Measured:
+        await self._idle(backend)
         answer = await self._ask(
             backend,
             lambda number: (messages.Measure(number, backend.spec.name, workload.name, work, self._run_seconds), ()),
@@ -263,6 +273,11 @@ class Calibrator:
         if pair.quarantine is not None:
             now = asyncio.get_running_loop().time()
             self._retry_at[backend.spec.name, pair.workload] = now + _RETRY_SECONDS
+
+
+def doubtful(before: Point, after: Point) -> bool:
+    """Whether seconds grew so much faster than work that another process rather than the work is likely to be why."""
+    return after.seconds / before.seconds > _STEEPEST * after.work / before.work
 
 
 def undisturbed(points: Sequence[Point]) -> list[Point]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from routerd.errors import ProtocolError
 from routerd.outbox import Outbox, close_all
@@ -17,8 +17,8 @@ _PAUSE_BYTES = 1 << 18
 class Connection:
     """Reads frames for ``on_frame`` and writes replies, as many together as there are.
 
-    A peer that does not read its replies is not read from either; if replies to what it asked earlier still grow beyond
-    ``max_unsent_bytes``, it is detached. ``on_close`` is called exactly once.
+    A peer that does not read its replies is not read from either, nor are the frames handled that it has sent already.
+    If replies still grow beyond ``max_unsent_bytes``, it is detached. ``on_close`` is called exactly once.
     """
 
     def __init__(
@@ -39,7 +39,9 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(peer, self.close, self._resume)
         self._paused = False
+        self._bodies: Iterator[bytes] = iter(())
         self._batch: list[bytes] | None = None
+        self._batch_bytes = 0
         self.open = True
         self._loop.add_reader(peer, self._readable)
 
@@ -50,6 +52,7 @@ class Connection:
             return
         if self._batch is not None and not descriptors:
             self._batch.append(frame)
+            self._batch_bytes += len(frame)
             return
         self._flush_batch()
         self._put(frame, descriptors)
@@ -81,12 +84,21 @@ class Connection:
         if not data:
             self.close("closed by the client")
             return
+        self._bodies = self._frames.feed(data)
+        self._handle()
+
+    def _handle(self) -> None:
+        """Handle the frames at hand until there are no more, or until the peer has to read replies first."""
         self._batch = []
         try:
-            for body in self._frames.feed(data):
+            for body in self._bodies:
                 self._on_frame(body)
+                if self._batch_bytes > _PAUSE_BYTES:
+                    self._flush_batch()
                 if not self.open:
                     return
+                if self._outbox.unsent_bytes > _PAUSE_BYTES:
+                    break
         except ProtocolError as error:
             self._batch.append(encode_frame(Reply(0, error=failure(error))))
             self.close(error.message)
@@ -103,10 +115,11 @@ class Connection:
         if self._paused and self.open:
             self._paused = False
             self._loop.add_reader(self._socket, self._readable)
+            self._handle()
 
     def _flush_batch(self) -> None:
         if self._batch and self.open:
-            frames, self._batch = b"".join(self._batch), []
+            frames, self._batch, self._batch_bytes = b"".join(self._batch), [], 0
             self._put(frames)
 
     def _put(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:

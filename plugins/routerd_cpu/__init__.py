@@ -24,6 +24,7 @@ def routerd_backends(settings: Settings) -> Sequence[BackendSpec]:
             precision="float64",
             factory="routerd_cpu.numpy_backend:NumpyBackend",
             group="numpy",
+            options={"threads": settings.cpu_threads},
         ),
         BackendSpec(
             name="cpu.torch",

@@ -14,8 +14,11 @@ from routerd_cpu.processor import available_threads, describe, read_processor
 class NumpyBackend:
     """NumPy on the processor. Products are written straight into the output buffers where a kernel says which."""
 
+    def __init__(self, *, threads: int | None = None) -> None:
+        self._threads = threads or available_threads()  # its worker's environment holds the numeric library to them
+
     def probe(self) -> Device:
-        return describe(read_processor(), threads=available_threads(), numpy=np.__version__)
+        return describe(read_processor(), threads=self._threads, numpy=np.__version__)
 
     def supports(self, workload: Workload) -> bool:
         del workload  # whatever is in the catalogue runs here, or there would be nothing to compare with

@@ -139,7 +139,7 @@ class Segments:
             number = self._staging.pop(0)
             staged -= self._inputs.pop(number).size
             free.append(number)
-        return tuple(reuse), tuple(free)
+        return tuple(number for number in reuse if number in self._outputs), tuple(free)
 
     def taken(self, outputs: dict[str, ArrayRef]) -> None:
         """A worker wrote to these segments again: they are no longer idle."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
+from collections.abc import Awaitable, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -204,18 +205,39 @@ class AsyncRouter:
         self._waiting.clear()
 
 
-async def connect(
+def connect(
     path: str | Path | None = None, *, name: str | None = None, timeout: float = core.CONNECT_SECONDS
-) -> AsyncRouter:
-    """The asyncio twin of :func:`routerd.connect`: ``async with await connect() as router``."""
-    where = core.socket_path(path)
-    router = AsyncRouter(where, await _open(where, timeout))
-    try:
-        await router.greet(core.client_name(name))
-    except BaseException:
-        await router.close()
-        raise
-    return router
+) -> Connecting:
+    """The asyncio twin of :func:`routerd.connect`: ``async with connect() as router``, or ``router = await connect()``."""
+    return Connecting(core.socket_path(path), core.client_name(name), timeout)
+
+
+class Connecting(Awaitable[AsyncRouter]):
+    """A connection to be made: await it for the router, or enter it and have the router closed at the end."""
+
+    def __init__(self, path: Path, name: str, timeout: float) -> None:
+        self._path, self._name, self._timeout = path, name, timeout
+
+    def __await__(self) -> Generator[Any, None, AsyncRouter]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> AsyncRouter:
+        self._router = await self
+        return self._router
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._router.close()
+
+    async def _connect(self) -> AsyncRouter:
+        router = AsyncRouter(self._path, await _open(self._path, self._timeout))
+        try:
+            await router.greet(self._name)
+        except BaseException:
+            await router.close()
+            raise
+        return router
 
 
 async def _open(path: Path, timeout: float) -> socket.socket:

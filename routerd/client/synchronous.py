@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import select
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +28,7 @@ from routerd.protocol import Alloc, Nothing, Reply, Run
 from routerd.types import ArrayRef, Decision
 
 _SURE_BYTES = 1 << 15  # a socket with nothing unread takes this much without waiting for its reader
+_routers: weakref.WeakSet[Router] = weakref.WeakSet()  # those that a forked child must not share with its parent
 
 
 def connect(
@@ -46,7 +49,10 @@ def connect(
 
 
 class Router:
-    """A connection to the daemon. Use as a context manager, or call :meth:`close`."""
+    """A connection to the daemon. Use as a context manager, or call :meth:`close`.
+
+    It belongs to the process that made it: in a forked child it is closed, connect again there.
+    """
 
     def __init__(self, path: Path, name: str, timeout: float) -> None:
         self._path = path
@@ -54,6 +60,7 @@ class Router:
         self._lock = threading.RLock()
         self._ids = itertools.count(1)
         self._replies = core.ReplyStream()
+        self._segments = Segments(0)
         reply, _descriptors = self._exchange(core.hello_frame(name), {0})[0]
         try:
             self.welcome = core.welcome_decoder.decode(core.result_of(reply))
@@ -61,6 +68,7 @@ class Router:
             self._socket.close()
             raise
         self._segments = Segments(self.welcome.limits.inline_array_bytes)
+        _routers.add(self)
 
     def __enter__(self) -> Router:
         return self
@@ -71,9 +79,10 @@ class Router:
         self.close()
 
     def close(self) -> None:
-        """Disconnect. Arrays stay readable; the daemon frees its side."""
+        """Disconnect. Arrays stay readable; the daemon frees its side, and nothing is kept for reuse on this one."""
         self._socket.close()
         self._replies.close()
+        self._segments = Segments(0)
 
     def decide(self, workload: str, **arguments: Any) -> Decision:
         """Where the task should run, and why. Arrays may be given by their shape: ``returns=(1250, 5000)``.
@@ -107,17 +116,17 @@ class Router:
         """
         params, arrays = core.split_arguments(arguments)
         with self._lock:
-            staged: list[int] = []
+            segments, staged = self._segments, list[int]()
             try:
                 refs = {name: self._reference(name, one, staged) for name, one in arrays.items()}
-                reuse, free = self._segments.give_back(in_flight=False)
+                reuse, free = segments.give_back(in_flight=False)
                 reply, descriptors = self._request("run", Run(workload, params, refs, reuse, free))
             finally:
-                self._segments.unstage(staged)
-            core.adopt(reply, descriptors, self._segments, output=True)
+                segments.unstage(staged)
+            core.adopt(reply, descriptors, segments, output=True)
             result = core.result_decoder.decode(core.result_of(reply))
-            self._segments.taken(result.outputs)
-            return TaskResult(result, self._segments.results(result.outputs))
+            segments.taken(result.outputs)
+            return TaskResult(result, segments.results(result.outputs))
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any = "float64") -> np.ndarray[Any, Any]:
         """An uninitialised array in shared memory: ``run`` passes it, or a contiguous part of it, without a copy."""
@@ -212,6 +221,15 @@ class Router:
                 raise RouterdError(f"the daemon answered request {reply.id}, which was not asked")
             found.append((reply, mine))
         return found
+
+
+def _leave_to_parent() -> None:
+    """A forked child has the parent's sockets: used by both, each would read the other's replies as its own."""
+    for router in _routers:
+        router.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _connect(path: Path, timeout: float) -> socket.socket:

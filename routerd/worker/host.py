@@ -72,14 +72,15 @@ class Host:
         trace = ""
         try:
             return self._handlers[type(job)](job)
+        # No variable keeps an exception: its traceback would keep this frame, and both the arrays of the failed task.
         except RouterdError as error:
-            problem = error
+            problem = failure(error)
         except MemoryError as error:
-            problem = OutOfMemory(f"{_label(job)}: not enough host memory ({error})")
+            problem = failure(OutOfMemory(f"{_label(job)}: not enough host memory ({error})"))
         except Exception as error:  # a kernel may raise anything: the client gets it as an error, with its type
-            problem = ExecutionError(f"{_label(job)} raised {type(error).__name__}: {error}")
+            problem = failure(ExecutionError(f"{_label(job)} raised {type(error).__name__}: {error}"))
             trace = traceback.format_exc()
-        return messages.Failed(getattr(job, "id", 0), failure(problem), trace)
+        return messages.Failed(getattr(job, "id", 0), problem, trace)
 
     def close(self) -> None:
         """Release every device."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -13,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psutil
@@ -72,6 +74,14 @@ admission: {max_queue_ms: 30s, max_in_flight_per_client: 256}
 """
 
 
+class Segments(NamedTuple):
+    """Shared-memory segments that a process holds."""
+
+    descriptors: int
+    mappings: int
+    all_descriptors: int
+
+
 class DaemonProcess:
     """A daemon with a directory of its own. Socket paths are short: a pytest path can pass the limit of 103 bytes."""
 
@@ -112,6 +122,16 @@ class DaemonProcess:
 
     def workers(self) -> list[psutil.Process]:
         return psutil.Process(self.pid).children(recursive=True)
+
+    @staticmethod
+    def segments(pid: int) -> Segments:
+        """What ``/proc`` says that a process holds now."""
+        names = []
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                names.append(str(path.readlink()))
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        return Segments(sum("memfd:routerd" in name for name in names), maps.count("memfd:routerd"), len(names))
 
     def wait_ready(self, *backends: str) -> None:
         """Until these backends are ready (or known to be unavailable)."""
@@ -235,6 +255,14 @@ def router(daemon: DaemonProcess) -> Iterator[Router]:
 
 
 @pytest.fixture
+def quiet(daemon: DaemonProcess, router: Router) -> None:
+    """Nothing of earlier tests is left in this process, in the daemon or in the contract's worker: segments can be counted."""
+    gc.collect()
+    wait_until(lambda: router.call("status")["traffic"]["clients"] == 1)
+    router.run("options.monte_carlo_european", **OPTION, tolerance=0.0)
+
+
+@pytest.fixture
 def wire(daemon: DaemonProcess) -> Iterator[Callable[[], Wire]]:
     """Makes raw connections to the shared daemon."""
     made: list[Wire] = []
@@ -263,19 +291,38 @@ def bystander(daemon: DaemonProcess) -> Iterator[Router]:
             assert newcomer.call("ping") == {"pong": True}
 
 
-@pytest.fixture
-def private_daemon() -> Iterator[Callable[..., DaemonProcess]]:
-    """Daemons that a test may configure, break and kill; not started."""
+@contextlib.contextmanager
+def daemons(directory: Path) -> Iterator[Callable[..., DaemonProcess]]:
+    """Makes daemons, not started, and removes them all in the end."""
     made: list[DaemonProcess] = []
+    directory.joinpath("torch.py").write_text("raise ImportError('left out for speed', name='torch')\n")
 
-    def make(**settings: Any) -> DaemonProcess:
+    def make(*, torch: bool = False, environment: dict[str, str] | None = None, **settings: Any) -> DaemonProcess:
         defaults = {"calibrate_when_idle": "false", "calibration_run_seconds": 0.02}
-        made.append(DaemonProcess(**{**defaults, **settings}))
+        paths = [] if torch else [str(directory)]
+        paths += filter(None, [(environment or {}).get("PYTHONPATH")])
+        made.append(DaemonProcess({**(environment or {}), "PYTHONPATH": ":".join(paths)}, **{**defaults, **settings}))
         return made[-1]
 
-    yield make
-    for process in made:
-        process.remove()
+    try:
+        yield make
+    finally:
+        for process in made:
+            process.remove()
+
+
+@pytest.fixture
+def private_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., DaemonProcess]]:
+    """Daemons that a test may configure, break and kill; not started. Most need no ``torch`` and so do not wait for it."""
+    with daemons(tmp_path_factory.mktemp("without")) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def module_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., DaemonProcess]]:
+    """Like ``private_daemon``, for all tests of a file."""
+    with daemons(tmp_path_factory.mktemp("without")) as make:
+        yield make
 
 
 def install_plugin(directory: Path, name: str, source: str) -> None:

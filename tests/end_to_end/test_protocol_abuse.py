@@ -187,19 +187,15 @@ class TestVanishing:
         until(lambda: not any(worker["waiting"] for worker in bystander.call("status")["workers"]))
         assert bystander.call("status")["traffic"]["in_flight"] == 0
 
-    def test_with_segments_and_results(self, wire, daemon, until):
-        def memory_files():
-            return [str(path.readlink()) for path in fd_directory.iterdir() if "memfd" in str(path.readlink())]
-
-        from pathlib import Path
-
-        fd_directory = Path(f"/proc/{daemon.pid}/fd")
+    def test_with_segments_and_results(self, wire, daemon, bystander, until):
+        until(lambda: bystander.call("status")["traffic"]["clients"] == 1)
+        before = daemon.segments(daemon.pid).descriptors
         raw = wire().hello()
         for _ in range(5):
             raw.ask("alloc", {"size": 1 << 20})
-        assert len(memory_files()) >= 5
+        until(lambda: daemon.segments(daemon.pid).descriptors == before + 5)
         raw.socket.close()
-        until(lambda: memory_files() == [])
+        until(lambda: daemon.segments(daemon.pid).descriptors == before)
 
 
 def test_a_client_that_does_not_read_is_put_off_not_stored(wire, daemon, bystander):
@@ -226,12 +222,8 @@ def test_a_client_that_does_not_read_is_put_off_not_stored(wire, daemon, bystand
     raw.socket.settimeout(20.0)
     replies = 0
     while replies < sent // len(frame):
-        reply = raw.reply()
-        if reply is None:  # its replies passed the limit: it was disconnected, which is the other honest end
-            break
-        assert len(reply["result"]) >= 9
+        assert len(raw.reply()["result"]) >= 9
         replies += 1
-    assert replies > 0
 
 
 def test_five_hundred_clients_at_once(wire, daemon, bystander):

@@ -141,7 +141,7 @@ def test_too_large_a_segment(router):
 class TestOnTheWire:
     """What the library would never send."""
 
-    GEMM_B = {"shape": [2, 1], "dtype": "float64", "data": bytes(16)}
+    GEMM_B = {"shape": [2, 1], "dtype": "float64", "data": bytes(16)}  # noqa: RUF012
 
     @pytest.fixture
     def raw(self, wire):

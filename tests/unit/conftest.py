@@ -14,9 +14,9 @@ from routerd.costs.model import CostModel, ModelState, Point
 from routerd.facts import FactSource
 from routerd.flags import load_flags
 from routerd.interfaces import DEVICE_KINDS, BackendSpec
+from routerd.planner import ActivePolicy
 from routerd.policy import Vocabulary, compile_policy, load_policy
 from routerd.protocol import Limits
-from routerd.planner import ActivePolicy
 from routerd.router import Router
 from routerd.session import Session
 from routerd.store import Store

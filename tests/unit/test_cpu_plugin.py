@@ -84,6 +84,7 @@ def test_the_device_is_described() -> None:
     assert device.memory_bytes > 2**28
     assert device.detail["numpy"] == np.__version__
     assert device.detail["threads"] == processor.available_threads()
+    assert NumpyBackend(threads=1).probe().detail["threads"] == 1
 
 
 def test_numpy_writes_products_in_place() -> None:
@@ -94,13 +95,13 @@ def test_numpy_writes_products_in_place() -> None:
     np.testing.assert_array_equal(c, a @ a)
 
 
-def test_settings_and_the_flag_reach_the_torch_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_and_the_flag_reach_the_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARALLEL_THRESHOLD", "77")
     specs = {spec.name: spec for spec in routerd_backends(Settings(cpu_threads=3))}
     for name in ("cpu.torch", "cpu.torch_bf16"):
         assert specs[name].options == {"threads": 3, "parallel_threshold": 77}
         assert specs[name].group == "torch"
-    assert specs["cpu.numpy"].options == {}
+    assert specs["cpu.numpy"].options == {"threads": 3}
 
 
 def test_small_work_runs_on_one_thread_and_large_work_on_all() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 
@@ -67,7 +69,7 @@ def test_a_change_empties_it(make_router, policy_of, session, monkeypatch, chang
     )
     now = [12 * 3600.0]
     monkeypatch.setattr(router._facts, "_clock", lambda: now[0])
-    monkeypatch.setattr("routerd.facts.time.localtime", __import__("time").gmtime)
+    monkeypatch.setattr("routerd.facts.time.localtime", time.gmtime)
     ticks = iter(range(1000))
     monkeypatch.setattr(router._facts, "_monotonic", lambda: float(next(ticks)))
     cache = DecisionCache(router)

@@ -93,7 +93,7 @@ class TestDeciding:
         assert "exceeds tolerance" in reasons["metal.mlx"]
 
     def test_unknown_workloads_get_the_nearest_name(self, make_router, session):
-        with pytest.raises(UnknownWorkload, match="did you mean linalg.gemm"):
+        with pytest.raises(UnknownWorkload, match=r"did you mean linalg\.gemm"):
             make_router().plan(Ask("linalg.gem"), session)
 
     def test_ids_grow(self, make_router):
@@ -134,7 +134,7 @@ class TestFallingBack:
         assert result.ran_on.backend == "cpu.numpy"
         assert result.fallback_reason == "metal.mlx: metal.mlx dead; ane.coreml: ane.coreml dead"
         limited = make_router("fallback: {max_attempts: 2}")
-        with pytest.raises(WorkerCrashed, match="ane.coreml dead"):
+        with pytest.raises(WorkerCrashed, match=r"ane\.coreml dead"):
             run(limited, session)
 
     def test_a_fault_of_the_request_is_not_tried_again(self, make_router, session, fleet):
@@ -167,7 +167,7 @@ class TestFallingBack:
             await asyncio.Event().wait()
 
         fleet.backends["metal.mlx"].worker.ask = forever
-        with pytest.raises(TaskTimeout, match="passed its deadline of 5 ms on metal.mlx"):
+        with pytest.raises(TaskTimeout, match=r"passed its deadline of 5 ms on metal\.mlx"):
             run(make_router(), session, Ask(MONTE_CARLO.workload, {**OPTION, "deadline_ms": 5.0}))
         assert fleet.backends["ane.coreml"].worker.made == []
 
@@ -217,7 +217,7 @@ class TestRunning:
     def test_a_full_queue_says_when_to_come_back(self, make_router, session, fleet):
         for backend in fleet.backends.values():
             backend.worker.queued = 1.0
-        with pytest.raises(Overloaded, match="the policy admits 0.2 s; retry later") as caught:
+        with pytest.raises(Overloaded, match=r"the policy admits 0\.2 s; retry later") as caught:
             run(make_router("admission: {max_queue_ms: 200}"), session)
         assert caught.value.detail["retry_after_seconds"] == pytest.approx(0.8)
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import weakref
+
 import numpy as np
 import pytest
 
 from routerd.interfaces import Execution
+from routerd.memory import create_segment
+from routerd.protocol import SegmentInfo
 from routerd.testing import NullBackend
 from routerd.types import ArrayRef
 from routerd.worker import messages
@@ -27,6 +33,8 @@ def host():
     assert isinstance(loaded, messages.Loaded)
     yield made
     made.close()
+    for segment in made.created:
+        segment.close_descriptor()
 
 
 def gemm(number=9, rows=40, value=1.0, backend="null.one", **extra):
@@ -123,6 +131,37 @@ class TestExecuting:
         assert isinstance(host.handle(gemm(recycle=(number,))), messages.Failed)
         monkeypatch.setattr(NullBackend, "execute", good)
         assert host.handle(gemm()).outputs["c"].segment == number
+
+    @pytest.mark.parametrize("code", ["invalid_array", "execution_failed", "out_of_memory"])
+    def test_a_failed_task_lets_its_inputs_go_at_once(self, host, monkeypatch, code):
+        """Not when the garbage collector next comes by: they may be gigabytes of a client that has left."""
+        problem = {"execution_failed": ValueError("no"), "out_of_memory": MemoryError("no")}.get(code)
+
+        def fail(*_arguments):
+            raise problem
+
+        if problem is not None:
+            monkeypatch.setattr(NullBackend, "execute", fail)
+        descriptor = create_segment(4096)
+        host.attach(SegmentInfo(7, 4096), descriptor)
+        os.close(descriptor)
+        mapped = weakref.ref(host._inputs._maps[7])
+        ref = ArrayRef((2, 2), "float64", 7)
+        if code == "invalid_array":
+            job = messages.Execute(1, "null.one", "risk.var_historical", {"confidence": 0.9, "notional": 1.0},
+                                   {"returns": ref, "weights": inline(np.array([np.nan, 1.0]))}, {"T": 2, "N": 2}, CLIENT, "d")  # fmt: skip
+        else:
+            job = messages.Execute(1, "null.one", "linalg.gemm", {}, {"a": ref, "b": inline(np.ones((2, 2)))},
+                                   {"m": 2, "k": 2, "n": 2}, CLIENT, "d")  # fmt: skip
+        gc.disable()
+        try:
+            assert host.handle(job).error.code == code
+            if problem is not None:
+                problem.__traceback__ = None  # the test's own reference
+            host.handle(messages.Forget(segments=(7,)))
+            assert mapped() is None
+        finally:
+            gc.enable()
 
     def test_an_output_of_another_shape_than_announced_still_arrives(self, host, monkeypatch):
         def odd(*_arguments):

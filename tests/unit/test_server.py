@@ -1,0 +1,288 @@
+"""Dispatch with roles and limits, over a method table of the test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from routerd.access import Peer
+from routerd.errors import BadRequest
+from routerd.methods import Attached, Method
+from routerd.protocol import FrameBuffer, encode, encode_frame
+from routerd.server import Server
+from routerd.settings import Settings
+
+
+class Client:
+    """A raw client on the same loop."""
+
+    def __init__(self, reader, writer):
+        self._reader, self._writer = reader, writer
+        self._frames = FrameBuffer(1 << 20)
+        self._replies = []
+        self._number = 0
+
+    def send(self, method, **params):
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        self._writer.write(encode_frame(message))
+        return self._number
+
+    async def reply(self):
+        async with asyncio.timeout(10.0):
+            while not self._replies:
+                data = await self._reader.read(1 << 16)
+                if not data:
+                    return None
+                self._replies += map(msgspec.msgpack.decode, self._frames.feed(data))
+        return self._replies.pop(0)
+
+    async def ask(self, method, **params):
+        self.send(method, **params)
+        return await self.reply()
+
+    async def hello(self):
+        reply = await self.ask("hello", protocols=[1], client="x" * 100)
+        return reply["result"]
+
+    def close(self):
+        self._writer.close()
+
+
+@pytest.fixture
+def directory():
+    with tempfile.TemporaryDirectory(prefix="rd-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def play(directory):
+    """Runs a scene with a server, a way to connect to it, and the sessions that have left."""
+
+    def play(scene, methods=None, **settings):
+        async def main():
+            left = []
+            server = Server(Settings(socket=directory / "s.sock", **settings), left.append)
+            server.listen(
+                {"ping": Method("read", immediate=lambda _session, _params: encode("pong")), **(methods or {})}
+            )
+
+            async def connect():
+                return Client(*await asyncio.open_unix_connection(directory / "s.sock"))
+
+            try:
+                await scene(server, connect, left)
+            finally:
+                server.close()
+
+        asyncio.run(main())
+
+    return play
+
+
+async def settle(condition):
+    async with asyncio.timeout(10.0):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def eventual(work, role="execute", **options):
+    async def serve(session, params):
+        return Attached(encode(await work(session)))
+
+    return Method(role, eventual=serve, **options)
+
+
+def test_a_session_from_hello_to_goodbye(play):
+    async def scene(server, connect, left):
+        client = await connect()
+        welcome = await client.hello()
+        assert (welcome["protocol"], welcome["client_class"]) == (1, "admin")
+        assert welcome["limits"]["max_in_flight"] == 256
+        assert (await client.ask("ping"))["result"] == "pong"
+        assert server.traffic()["clients"] == 1
+        client.close()
+        await settle(lambda: left)
+        assert left[0].name == "x" * 64
+        assert server.traffic() | {"requests": 2, "accepted": 1} == server.traffic()
+
+    play(scene)
+
+
+@pytest.mark.parametrize(("role", "allowed"), [("read", {"r"}), ("execute", {"r", "e"}), ("admin", {"r", "e", "a"})])
+def test_a_role_allows_what_it_includes(play, monkeypatch, role, allowed):
+    monkeypatch.setattr("routerd.server.role_of", lambda *_arguments: role)
+
+    async def scene(_server, connect, _left):
+        client = await connect()
+        assert (await client.hello())["client_class"] == role
+        for method in "rea":
+            reply = await client.ask(method)
+            if method in allowed:
+                assert reply["result"] is None
+            else:
+                assert reply["error"]["code"] == "permission_denied"
+                assert f"this client has {role}" in reply["error"]["message"]
+
+    def answer(_session, _params):
+        return encode(None)
+
+    play(
+        scene,
+        {one: Method(role, immediate=answer) for one, role in zip("rea", ("read", "execute", "admin"), strict=True)},
+    )
+
+
+def test_a_stranger_is_told_before_the_end(play, monkeypatch):
+    monkeypatch.setattr("routerd.server.os.getuid", lambda: 4_000_000)
+    monkeypatch.setattr("routerd.server.peer_of", lambda _peer: Peer(77, 77, 1))
+
+    async def scene(_server, connect, left):
+        client = await connect()
+        reply = await client.ask("hello", protocols=[1], client="stranger")
+        assert reply["error"]["code"] == "permission_denied"
+        assert "user 77 has no role here" in reply["error"]["message"]
+        assert await client.reply() is None
+        assert left == []
+
+    play(scene)
+
+
+def test_in_flight_work_is_limited_and_counted(play):
+    gate = asyncio.Event()
+
+    async def wait(_session):
+        await gate.wait()
+
+    async def scene(server, connect, _left):
+        client = await connect()
+        await client.hello()
+        for _ in range(4):
+            client.send("wait")
+        reply = await client.reply()
+        assert (reply["id"], reply["error"]["code"]) == (5, "limit_exceeded")
+        assert "3 requests of this client are in flight, which is the limit" in reply["error"]["message"]
+        assert server.in_flight == 3
+        assert (await client.ask("ping"))["result"] == "pong"
+        gate.set()
+        assert sorted([(await client.reply())["id"] for _ in range(3)]) == [2, 3, 4]
+        await settle(lambda: server.in_flight == 0)
+
+    play(scene, {"wait": eventual(wait)}, max_in_flight_per_client=3)
+
+
+def test_leaving_cancels_what_is_in_flight(play):
+    events = []
+
+    async def wait(_session):
+        events.append("begun")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            events.append("cancelled")
+
+    async def scene(server, connect, left):
+        def leave(session):
+            left.append(session)
+            session.close()
+
+        server._on_leave = leave
+        client = await connect()
+        await client.hello()
+        client.send("wait")
+        await settle(lambda: events == ["begun"])
+        client.close()
+        await settle(lambda: events == ["begun", "cancelled"])
+
+    play(scene, {"wait": eventual(wait)})
+
+
+@pytest.mark.parametrize("kind", ["immediate", "eventual"])
+def test_a_defect_is_an_error_of_its_request_alone(play, kind):
+    def broken(_session, _params):
+        raise ZeroDivisionError("oops")
+
+    async def later(_session):
+        raise ZeroDivisionError("oops")
+
+    method = Method("read", immediate=broken) if kind == "immediate" else eventual(later)
+
+    async def scene(server, connect, _left):
+        client = await connect()
+        await client.hello()
+        error = (await client.ask("broken"))["error"]
+        assert (error["code"], error["message"]) == ("internal", "internal error: ZeroDivisionError: oops")
+        assert (await client.ask("ping"))["result"] == "pong"
+        assert server.errors == 1
+
+    play(scene, {"broken": method})
+
+
+def test_an_error_carries_its_detail(play):
+    async def refuse(_session):
+        raise BadRequest("no", why="because", number=7)
+
+    async def scene(_server, connect, _left):
+        client = await connect()
+        await client.hello()
+        error = (await client.ask("refuse"))["error"]
+        assert error == {"code": "bad_request", "message": "no", "detail": {"why": "because", "number": 7}}
+
+    play(scene, {"refuse": eventual(refuse)})
+
+
+def test_draining_refuses_work_lets_others_look_and_ends_with_the_last_reply(play, directory):
+    gate = asyncio.Event()
+
+    async def wait(_session):
+        await gate.wait()
+
+    async def scene(server, connect, _left):
+        client = await connect()
+        await client.hello()
+        client.send("wait")
+        await settle(lambda: server.in_flight == 1)
+        server.stop_accepting()
+        assert not (directory / "s.sock").exists()
+        with pytest.raises(OSError, match="No such file"):
+            await connect()
+        assert (await client.ask("wait"))["error"]["code"] == "shutting_down"
+        assert (await client.ask("ping"))["result"] == "pong"
+        assert await server.drain(0.02) == 1
+        asyncio.get_running_loop().call_soon(gate.set)
+        assert await server.drain(10.0) == 0
+        assert (await client.reply())["id"] == 2
+
+    play(scene, {"wait": eventual(wait, works=True)})
+
+
+def test_an_answer_longer_than_a_client_may_leave_unread_is_refused(play):
+    async def long(_session):
+        return "x" * 100_000
+
+    async def scene(_server, connect, _left):
+        client = await connect()
+        await client.hello()
+        error = (await client.ask("long"))["error"]
+        assert error["code"] == "limit_exceeded"
+        assert "the answer to long has 100005 bytes, the limit is 65536" in error["message"]
+        assert (await client.ask("ping"))["result"] == "pong"
+
+    play(scene, {"long": eventual(long)}, max_output_buffer_bytes=65536)
+
+
+def test_a_socket_is_for_its_owner_or_its_group(directory):
+    async def main(mode):
+        path = directory / f"{mode:o}.sock"
+        server = Server(Settings(socket=path, socket_mode=mode), lambda _session: None)
+        server.listen({})
+        assert path.stat().st_mode & 0o777 == mode
+        server.close()
+        assert not path.exists()
+
+    for mode in (0o600, 0o660):
+        asyncio.run(main(mode))
