@@ -120,7 +120,7 @@ class LimitExceeded(RouterdError):
 
 
 class ProtocolError(RouterdError):
-    """The byte stream does not follow the protocol; the connection ends."""
+    """The byte stream does not follow the protocol."""
 
     code = "protocol_error"
 

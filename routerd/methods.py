@@ -118,7 +118,7 @@ class _Work:
             self._release(session, request.free)
         if len(request.arrays) > session.limits.max_arrays:
             raise LimitExceeded(
-                f"{len(request.arrays)} arrays exceed the limit of {session.limits.max_arrays} for one task",
+                f"{len(request.arrays)} arrays exceed the limit of {session.limits.max_arrays} for one task (max_arrays)",
                 limit=session.limits.max_arrays,
             )
         completed = await self._router.run(Ask(request.workload, request.params, request.arrays), session)

@@ -132,7 +132,7 @@ class Router:
         started = time.perf_counter()
         plan = self.plan(ask, session, need_content=True)
         segments = session.inputs_of(plan.task.arrays)
-        session.admit(plan.task.nbytes)
+        session.admit(max(plan.task.nbytes - sum(ref.nbytes for ref in plan.task.arrays.values()), 0))  # its results
         self._admit(plan, session)
         for segment in segments:
             segment.hold()
@@ -163,6 +163,8 @@ class Router:
                 last = candidate is plan.ranking[: fallback.max_attempts][-1]
                 late = time.perf_counter() - started >= (plan.task.deadline_seconds or math.inf)
                 if last or late or _cause(error) not in fallback.on or not self._may_leave(backend):
+                    if len(reasons) > 1:
+                        raise type(error)("; ".join(reasons), **error.detail) from error
                     raise
                 self.fallbacks += 1
                 _log.warning("falling back", reason=reasons[-1])

@@ -60,6 +60,7 @@ class Server:
         self._on_leave = on_leave
         self._listener: socket.socket | None = None
         self._clients: dict[Connection, Session | None] = {}
+        self._working: set[asyncio.Task[None]] = set()
         self._draining = False
         self.requests = 0
         self.errors = 0
@@ -119,13 +120,13 @@ class Server:
             Path(self._settings.socket).unlink(missing_ok=True)
 
     async def drain(self, seconds: float) -> int:
-        """Wait until nothing is in flight; returns how many requests were cut off after ``seconds``."""
+        """Wait until no work is in flight; returns how much was cut off after ``seconds``. Who only waits does not count."""
         deadline = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < deadline:
-            if self.in_flight == 0 and all(connection.drained for connection in self._clients):
+            if not self._working and all(connection.drained for connection in self._clients):
                 break
             await asyncio.sleep(0.01)
-        return self.in_flight
+        return len(self._working)
 
     def close(self) -> None:
         """Disconnect everybody and remove the socket."""
@@ -244,13 +245,16 @@ class Server:
             return
         if len(session.tasks) >= self.limits.max_in_flight:
             raise LimitExceeded(
-                f"{len(session.tasks)} requests of this client are in flight, which is the limit; await some first",
+                f"{len(session.tasks)} requests of this client are in flight, which is the limit (max_in_flight); await some first",
                 limit=self.limits.max_in_flight,
             )
         assert method.eventual is not None
         task = asyncio.get_running_loop().create_task(self._serve(connection, session, request, method))
         session.tasks.add(task)
         task.add_done_callback(session.tasks.discard)
+        if method.works:
+            self._working.add(task)
+            task.add_done_callback(self._working.discard)
 
     async def _serve(self, connection: Connection, session: Session, request: Request, method: Method) -> None:
         assert method.eventual is not None

@@ -60,7 +60,7 @@ class Session:
         """A new segment for the client to fill. Raises ``LimitExceeded``, or ``OSError`` when the machine has no more."""
         if not 0 < size <= self.limits.max_segment_bytes:
             raise LimitExceeded(
-                f"a segment must have 1 to {self.limits.max_segment_bytes} bytes, got {size}",
+                f"a segment must have 1 to {self.limits.max_segment_bytes} bytes (max_segment_bytes), got {size}",
                 limit=self.limits.max_segment_bytes,
             )
         self.admit(size)
@@ -74,7 +74,7 @@ class Session:
         if self.segment_bytes + size > self.limits.max_client_bytes:
             raise LimitExceeded(
                 f"{size} bytes more would pass this client's limit of {self.limits.max_client_bytes} "
-                f"({self.segment_bytes} in use); free segments or drop results first",
+                f"(max_client_bytes; {self.segment_bytes} in use); free segments or drop results first",
                 limit=self.limits.max_client_bytes,
             )
 

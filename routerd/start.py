@@ -7,6 +7,7 @@ cores while this one still imports the rest of the daemon.
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def serve(config: Path | None) -> int:
             settings = settings.model_copy(update={"cpu_threads": 1})
         configure_logs(settings.log_level, settings.log_format, flags)
         claim(settings.socket, shared=settings.socket_mode == 0o660)  # held until the process ends
+        _raise_descriptor_limit()
         registry = load_plugins(settings)
         worker_settings = WorkerSettings(
             threads=settings.cpu_threads,
@@ -49,3 +51,10 @@ def serve(config: Path | None) -> int:
         print(f"routerd: {error.code}: {error.message}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """Every client and every segment takes a descriptor; the usual soft limit of 1024 is for programs that use select."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard not in (soft, resource.RLIM_INFINITY):  # macOS says infinity and refuses it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -262,7 +262,18 @@ class Worker:
             number = job.order[1]
             job.started_at = perf_counter()
             self._running[number] = job
-            self._channel.send(*job.make(number))
+            message, descriptors = job.make(number)
+            try:
+                self._channel.send(message, descriptors)
+            except OSError as error:  # out of descriptors: this task fails, the next may find some
+                self._refuse(number, message, error)
+
+    def _refuse(self, number: int, message: messages.Job, error: OSError) -> None:
+        job = self._running.pop(number)
+        self._backlog_seconds = max(self._backlog_seconds - job.seconds, 0.0)
+        if isinstance(message, messages.Execute):
+            self.known_segments -= {info.segment for info in message.attach}
+        job.future.set_exception(Unavailable(f"worker {self.name} cannot be handed the task: {error.strerror}"))
 
     def _watch(self) -> None:
         """Once a second: a job that outlasts the limit has hung its worker."""
