@@ -193,7 +193,8 @@ class Router:
                 if ready & select.POLLOUT:
                     with contextlib.suppress(BlockingIOError):
                         rest = rest[self._socket.send(rest[:_SURE_BYTES], socket.MSG_DONTWAIT) :]
-            self._socket.sendall(rest)
+            with contextlib.suppress(BrokenPipeError):  # who hung up may have said why: it can still be read
+                self._socket.sendall(rest)
             while len(found) < len(numbers):
                 found += self._next(numbers)
         except OSError as error:
