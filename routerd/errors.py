@@ -197,6 +197,7 @@ class NoCandidate(RouterdError):
     """Policy, tolerance and availability together leave no backend; ``detail['rejected']`` says why for each."""
 
     code = "no_candidate"
+    exit_code = 7
 
 
 class ExecutionError(RouterdError):

@@ -64,7 +64,14 @@ class Planner:
             confidence=choice.confidence,
             estimated_gain=contract_seconds / chosen.predicted_seconds,
             predicted_seconds=chosen.predicted_seconds,
-            reasoning=explain(task, choice, contract_seconds, rule=rule.partition(" ")[0], priors=priors),
+            reasoning=explain(
+                task,
+                choice,
+                contract_seconds,
+                rule=rule.partition(" ")[0],
+                priors=priors,
+                beyond=self._beyond(task, choice),
+            ),
             fallbacks=choice.ranking[1:],
             rejected=tuple(rejected),
             rule=rule,
@@ -133,6 +140,11 @@ class Planner:
             "neural_engine": str(self._flags["NEURAL_ENGINE_PRIORITY"]),
         }
         return Preference(prefer, verdict.unless_slower_than, verdict.objective, priorities)
+
+    def _beyond(self, task: Task, choice: Choice) -> frozenset[str]:
+        """Backends timed here, but at no size near this one."""
+        models = {one.backend: self._fleet.backends[one.backend].pairs[task.workload].model for one in choice.ranking}
+        return frozenset(name for name, model in models.items() if model.calibrated and not model.reaches(task.work))
 
     def _contract_seconds(self, task: Task, choice: Choice) -> float:
         """Predicted completion on the contract's backend, whether or not it may take the task."""

@@ -162,7 +162,11 @@ class PolicyKeeper:
 
     def _record(self, policy: Policy, author: int, reason: str) -> ActivePolicy:
         compiled = compile_policy(policy, self_uid=os.getuid())
-        content = msgspec.json.encode(policy.to_dict()).decode()
-        generation = self._store.add_policy(policy.digest, author, content, reason)
+        newest = self._store.policy_history(1)
+        if newest and newest[0].digest == policy.digest:
+            generation = newest[0].generation  # nothing changed: a restart or an idle reload is no new generation
+        else:
+            content = msgspec.json.encode(policy.to_dict()).decode()
+            generation = self._store.add_policy(policy.digest, author, content, reason)
         self.activated_at = time.time()
         return ActivePolicy(policy, compiled, generation)

@@ -7,8 +7,20 @@ from routerd.interfaces import CONTRACT_BACKEND
 from routerd.types import Candidate, Task
 
 
-def explain(task: Task, choice: Choice, contract_seconds: float | None, *, rule: str, priors: frozenset[str]) -> str:
-    """Why the first of ``choice`` is first. ``priors`` names backends whose prediction was never measured here."""
+def explain(
+    task: Task,
+    choice: Choice,
+    contract_seconds: float | None,
+    *,
+    rule: str,
+    priors: frozenset[str],
+    beyond: frozenset[str] = frozenset(),
+) -> str:
+    """Why the first of ``choice`` is first.
+
+    ``priors`` names backends whose prediction was never measured here, ``beyond`` those that were not measured at any size
+    near this one.
+    """
     chosen, others = choice.ranking[0], choice.ranking[1:]
     parts = [f"{chosen.backend}: {duration(chosen.predicted_seconds)} predicted"]
     rival = next((one for one in others if one.backend == CONTRACT_BACKEND), others[0] if others else None)
@@ -22,6 +34,8 @@ def explain(task: Task, choice: Choice, contract_seconds: float | None, *, rule:
     guessed = sorted(priors & {candidate.backend for candidate in choice.ranking})
     if guessed:
         parts.append(f"not yet timed here: {', '.join(guessed)}")
+    if beyond:
+        parts.append(f"extrapolated beyond what was timed: {', '.join(sorted(beyond))}")
     parts.append(_error_words(chosen, task.tolerance))
     parts.append(f"rule {rule}: {choice.because if others else 'it is the only candidate'}")
     return "; ".join(parts)

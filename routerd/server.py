@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -259,7 +260,10 @@ class Server:
     async def _serve(self, connection: Connection, session: Session, request: Request, method: Method) -> None:
         assert method.eventual is not None
         try:
-            attached = await method.eventual(session, request.params)
+            try:
+                attached = await method.eventual(session, request.params)
+            finally:  # before the reply: a client that counts may send its next request at once
+                session.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         except RouterdError as error:
             self._fail(connection, request.id, error)
         except UNDECODABLE as error:

@@ -221,11 +221,6 @@ class Store:
             raise BadRequest(f"no policy generation {generation}; routerctl policy history lists them")
         return found[0]
 
-    def last_generation(self) -> int:
-        """The newest generation, 0 before the first."""
-        newest = self._policies("ORDER BY generation DESC LIMIT ?", 1)
-        return newest[0].generation if newest else 0
-
     def _policies(self, clause: str, argument: int) -> list[PolicyRecord]:
         columns = PolicyRecord.__struct_fields__
         sql = f"SELECT {', '.join(columns)} FROM policies {clause}"

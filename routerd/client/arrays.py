@@ -123,7 +123,7 @@ class Segments:
                 oldest = self._idle_outputs.popleft()
                 kept -= len(self._outputs.pop(oldest))
                 free.append(oldest)
-            if kept + size > _KEPT_BYTES and self._idle_outputs:
+            if kept + size > _KEPT_BYTES:
                 del self._outputs[number]
                 free.append(number)
             else:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,6 +54,7 @@ class AsyncRouter:
         reply, _descriptors = await self._send(0, core.hello_frame(name))
         self.welcome = core.welcome_decoder.decode(core.result_of(reply))
         self._segments = Segments(self.welcome.limits.inline_array_bytes)
+        self._turns = asyncio.Semaphore(self.welcome.limits.max_in_flight)
 
     @property
     def is_open(self) -> bool:
@@ -74,9 +75,9 @@ class AsyncRouter:
         staged: list[int] = []
         try:
             refs = {name: await self._reference(name, array, staged) for name, array in arrays.items()}
-            reuse, free = self._segments.give_back(in_flight=bool(self._waiting))
-            number = next(self._ids)
-            waiting = self._send(number, self._frame(number, "run", Run(workload, params, refs, reuse, free)))
+            waiting = await self._send_in_turn(
+                "run", lambda: Run(workload, params, refs, *self._segments.give_back(in_flight=bool(self._waiting)))
+            )
         except BaseException:  # nothing was asked, so nobody reads them
             self._segments.unstage(staged)
             raise
@@ -134,14 +135,25 @@ class AsyncRouter:
         return self._segments.fill(number, array)
 
     async def _alloc(self, size: int) -> int:
-        number = next(self._ids)
-        waiting = self._send(number, self._frame(number, "alloc", Alloc(size)))
+        waiting = await self._send_in_turn("alloc", lambda: Alloc(size))
         try:
             reply, descriptors = await asyncio.shield(waiting)
         except asyncio.CancelledError:
             waiting.add_done_callback(self._abandon_segment)
             raise
         return self._adopt_segment(reply, descriptors)
+
+    async def _send_in_turn(self, method: str, make: Callable[[], Any]) -> asyncio.Future[tuple[Reply, list[int]]]:
+        """Send a request once fewer are in flight than the daemon takes. The turn ends with its reply, awaited or not."""
+        await self._turns.acquire()
+        try:
+            number = next(self._ids)
+            waiting = self._send(number, self._frame(number, method, make()))
+        except BaseException:
+            self._turns.release()
+            raise
+        waiting.add_done_callback(lambda _future: self._turns.release())
+        return waiting
 
     def _adopt_segment(self, reply: Reply, descriptors: list[int]) -> int:
         core.adopt(reply, descriptors, self._segments, output=False)

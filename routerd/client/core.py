@@ -16,7 +16,7 @@ from msgspec import Raw
 from routerd.client.arrays import Segments
 from routerd.errors import DaemonUnreachable, InvalidArray, InvalidParameter, LimitExceeded, RouterdError, from_wire
 from routerd.outbox import close_all
-from routerd.paths import default_socket_path
+from routerd.paths import check_socket_path, default_socket_path
 from routerd.protocol import (
     PROTOCOL_VERSIONS,
     Ask,
@@ -47,7 +47,7 @@ welcome_decoder = msgspec.msgpack.Decoder(Welcome)
 
 def socket_path(path: str | Path | None) -> Path:
     """The given path, or where a daemon of this user listens."""
-    return Path(path) if path is not None else default_socket_path(os.environ, sys.platform)
+    return check_socket_path(Path(path), "path") if path is not None else default_socket_path(os.environ, sys.platform)
 
 
 def open_socket(path: Path) -> socket.socket:

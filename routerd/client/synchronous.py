@@ -61,7 +61,9 @@ class Router:
         self._ids = itertools.count(1)
         self._replies = core.ReplyStream()
         self._segments = Segments(0)
+        self._socket.settimeout(max(timeout, 1.0))  # a daemon that is stopped accepts, but does not answer
         reply, _descriptors = self._exchange(core.hello_frame(name), {0})[0]
+        self._socket.settimeout(None)
         try:
             self.welcome = core.welcome_decoder.decode(core.result_of(reply))
         except BaseException:

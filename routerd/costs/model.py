@@ -61,6 +61,10 @@ class CostModel:
     def calibrated(self) -> bool:
         return bool(self._points)
 
+    def reaches(self, work: float) -> bool:
+        """Whether work lies within twice the calibrated range; beyond it a prediction is extrapolated."""
+        return bool(self._points) and 0.5 * self._points[0].work <= work <= 2.0 * self._points[-1].work
+
     @property
     def observations(self) -> int:
         return len(self._residuals)

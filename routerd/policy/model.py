@@ -113,8 +113,8 @@ class Fallback(Struct, frozen=True):
 class Admission(Struct, frozen=True):
     """When new work is refused rather than queued."""
 
-    max_queue_seconds: float = 0.2
-    max_in_flight_per_client: int = 64
+    max_queue_seconds: float = 30.0
+    max_in_flight_per_client: int = 256
 
 
 class Record(Struct, frozen=True):

@@ -109,6 +109,7 @@ class Worker:
         self._stopping = False
         self._restart: asyncio.TimerHandle | None = None
         self._watchdog: asyncio.TimerHandle | None = None
+        self._killed_because = ""
         self._burial: asyncio.Task[None] | None = None
 
     @property
@@ -284,6 +285,7 @@ class Worker:
         if not job.future.done():
             job.future.set_exception(TaskTimeout(f"the task did not end within {job.limit:g} s on worker {self.name}"))
         self._log.error("worker hangs, killing it", worker=self.name, limit_seconds=job.limit)
+        self._killed_because = f"worker {self.name} was ended by the daemon: a task outlasted {job.limit:g} s"
         self.kill()
 
     def _outcome(self, outcome: messages.Outcome, descriptors: list[int]) -> None:
@@ -322,7 +324,7 @@ class Worker:
             code = await asyncio.to_thread(process.wait)
         if self._stopping:
             return
-        reason = _exit_words(self.name, code)
+        reason, self._killed_because = self._killed_because or _exit_words(self.name, code), ""
         delay = self._next_delay()
         self._log.error("worker ended", worker=self.name, reason=reason, restart_seconds=delay)
         self._fail_all(lambda: WorkerCrashed(reason, worker=self.name))

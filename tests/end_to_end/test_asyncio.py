@@ -47,6 +47,27 @@ def test_many_at_once_get_their_own_answers(daemon, rows):
     assert all(run_with(daemon, work))
 
 
+def test_more_at_once_than_the_daemon_takes_wait_their_turn(daemon):
+    async def work(router):
+        runs = [router.run("linalg.gemm", a=np.eye(3) * value, b=np.eye(3)) for value in range(400)]
+        assert len(runs) > router.welcome.limits.max_in_flight
+        return [result["c"][0, 0] for result in await asyncio.gather(*runs)]
+
+    assert run_with(daemon, work) == [float(value) for value in range(400)]
+
+
+def test_connect_is_awaited_or_entered(daemon):
+    async def work():
+        async with connect(daemon.socket) as entered:
+            assert await entered.call("ping") == {"pong": True}
+        awaited = await connect(daemon.socket)
+        assert await awaited.call("ping") == {"pong": True}
+        await awaited.close()
+        return entered.is_open or awaited.is_open
+
+    assert asyncio.run(work()) is False
+
+
 def test_decide_pipelined(daemon):
     async def work(router):
         asked = [router.decide("linalg.gemm", m=number, k=10, n=10) for number in range(1, 1500)]

@@ -40,10 +40,19 @@ def test_every_command_works(daemon, command):
 
 
 def test_the_engine_snippet_runs(daemon):
-    (snippet,) = [block for block in blocks(README, "python") if "connect" in block]
+    (snippet,) = [block for block in blocks(README, "python") if "from routerd import connect" in block]
     finished = run([sys.executable, "-c", snippet], daemon.env)
     assert finished.returncode == 0, finished.stderr
     assert re.search(r"^6\.0\d+ ± 0\.011\d+ on cpu\.", finished.stdout, re.MULTILINE), finished.stdout
+
+
+def test_the_asyncio_snippet_runs(daemon):
+    (snippet,) = [block for block in blocks(README, "python") if "routerd.aio" in block]
+    finished = run([sys.executable, "-c", snippet], daemon.env)
+    assert finished.returncode == 0, finished.stderr
+    first, second = finished.stdout.splitlines()
+    assert re.fullmatch(r"cpu\.\w+ \(2, 6\)", first)
+    assert float(second) == pytest.approx(6.04, abs=0.2)
 
 
 def test_the_policy_snippet_is_valid(daemon, tmp_path):

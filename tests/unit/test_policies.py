@@ -140,7 +140,16 @@ def test_evaluating_records_nothing(keeper, session, store):
 
 
 def test_history_is_newest_first(keeper, session, file):
-    for _ in range(3):
+    for text in (OTHER, GOOD, OTHER):
+        file.write_text(text)
         apply(keeper, session)
     newest = asyncio.run(keeper.history(session, Tail(limit=2)))
     assert [(one.generation, one.reason, one.author_uid) for one in newest] == [(4, "apply", 1000), (3, "apply", 1000)]
+
+
+def test_what_changes_nothing_is_no_new_generation(keeper, session, file, store):
+    file.write_text("# a comment more\n" + file.read_text())
+    assert apply(keeper, session)["generation"] == 1
+    asyncio.run(keeper.reload())
+    assert keeper.active.generation == 1
+    assert len(store.policy_history(10)) == 1

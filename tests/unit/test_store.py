@@ -202,7 +202,7 @@ def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
     second = open_store(tmp_path)
     assert second.decision("d-1").client == "test"
     assert second.load_calibrations("machine") == {("cpu.numpy", "linalg.gemm"): b"model"}
-    assert second.last_generation() == generation == 1
+    assert second.policy_history(1)[0].generation == generation == 1
     second.close()
     second.close()
 
@@ -218,7 +218,7 @@ def test_calibrations_are_replaced_by_pair_and_kept_apart_by_fingerprint(store: 
 
 
 def test_policy_generations_grow_and_tell_who_and_why(store: Store) -> None:
-    assert store.last_generation() == 0
+    assert store.policy_history(1) == []
 
     generations = [store.add_policy(f"digest-{n}", 500 + n, f'{{"n": {n}}}', "apply") for n in range(3)]
 
@@ -344,7 +344,7 @@ def test_readers_and_the_writer_do_not_disturb_each_other(tmp_path: Path) -> Non
     assert failures == []
     assert store.flush()
     assert len(stored_ids(store.path)) == 3000
-    assert store.last_generation() == len(store.policy_history(100_000))
+    assert store.policy_history(1)[0].generation == len(store.policy_history(100_000))
     store.close()
 
 

@@ -72,7 +72,7 @@ def test_exit_codes_are_the_promised_ones():
 @pytest.mark.parametrize("arguments", [["status", "--json"], ["--json", "status"]])
 def test_with_json_an_error_is_json_too(arguments, answer, capsys):
     answer(BY_CODE["no_candidate"]("none left", rejected=[{"backend": "cpu.numpy", "reason": "denied"}]))
-    assert app.run(arguments) == 1
+    assert app.run(arguments) == 7
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["code"] == "no_candidate"
     assert error["detail"]["rejected"][0]["backend"] == "cpu.numpy"

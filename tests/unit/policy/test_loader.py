@@ -23,7 +23,7 @@ def test_an_almost_empty_policy_has_sensible_defaults(load: Load) -> None:
     assert (policy.constraints, policy.rules, policy.params, policy.name) == ((), (), {}, "unnamed")
     assert policy.default == Default(Choice({"latency": 1.0}))
     assert policy.fallback == Fallback(("unavailable", "out_of_memory", "timeout", "crash"), 3)
-    assert policy.admission == Admission(0.2, 64)
+    assert policy.admission == Admission(30.0, 256)
     assert policy.record == Record("all", ("client.command",))
     assert policy.warnings == ()
 
