@@ -338,7 +338,7 @@ def test_policies_are_applied_refused_and_listed(private_daemon, ctl, ask, tmp_p
     assert text.startswith("generation 2 is in force, digest ")
     assert "(was " in text
     again = ask("policy", "apply", "good.yaml", **options)
-    assert (again["changed"], again["generation"], again["files"]) == (False, 3, [str(good)])
+    assert (again["changed"], again["generation"], again["files"]) == (False, 2, [str(good)])
 
     ctl("policy", "explain", decision_id, **options)
     assert "no longer in force" in ctl.err
@@ -353,13 +353,13 @@ def test_policies_are_applied_refused_and_listed(private_daemon, ctl, ask, tmp_p
 
     good.write_text(POLICY.replace("mine", "other"))
     assert "differ from what is in force" in ctl("policy", "show", **options)
-    assert ctl("policy", "apply", **options).startswith("generation 4 ")  # the configured files again
+    assert ctl("policy", "apply", **options).startswith("generation 3 ")  # the configured files again
     assert "default" in ctl("policy", "show", **options)
 
     rows = ctl("policy", "history", **options).splitlines()
-    assert [row.split()[0] for row in rows[1:]] == ["4", "3", "2", "1"]
+    assert [row.split()[0] for row in rows[1:]] == ["3", "2", "1"]
     history = ask("policy", "history", "--limit", "2", **options)
-    assert [entry["generation"] for entry in history] == [4, 3]
+    assert [entry["generation"] for entry in history] == [3, 2]
     assert history[1]["content"]["metadata"]["name"] == "mine"
     assert private.stop() == 0
 
@@ -370,10 +370,10 @@ def test_no_backend_left_is_told_with_reasons(private_daemon, ctl, ask, tmp_path
     path = tmp_path / "closed.yaml"
     path.write_text("{apiVersion: routerd/v1, kind: Policy, constraints: [{id: closed, deny: [cpu]}]}\n")
     ctl("policy", "apply", str(path), socket=private.socket)
-    ctl("decide", *OPTION, "--param", "num_simulations=1000", code=1, socket=private.socket)
+    ctl("decide", *OPTION, "--param", "num_simulations=1000", code=7, socket=private.socket)
     assert ctl.err.startswith("routerctl: no_candidate: ")
     assert "denied by constraint closed (closed.yaml:1)" in ctl.err
-    error = ask("run", *OPTION, "--param", "num_simulations=1000", code=1, socket=private.socket)["error"]
+    error = ask("run", *OPTION, "--param", "num_simulations=1000", code=7, socket=private.socket)["error"]
     assert "cpu.numpy" in {rejection["backend"] for rejection in error["detail"]["rejected"]}
     assert private.stop() == 0
 

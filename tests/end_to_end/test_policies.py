@@ -69,7 +69,7 @@ class TestReload:
         history = router.call("policy.history", {"limit": 2})
         assert [(one["generation"], one["reason"]) for one in history] == [
             (after.generation, "reload"),
-            (before.generation, "apply"),
+            (before.generation, "start"),
         ]
 
     def test_a_broken_one_keeps_the_last_good_until_mended(self, governed, write, until):
