@@ -11,6 +11,7 @@ from routerd.outbox import Outbox, close_all
 from routerd.protocol import FrameBuffer, Reply, encode_frame, failure
 
 _CHUNK = 1 << 16  # what one client may have handled before the others get their turn
+_FLUSH_BYTES = 1 << 16  # replies sent together at most: the client reads them while the next ones are made
 _PAUSE_BYTES = 1 << 18
 
 
@@ -93,7 +94,7 @@ class Connection:
         try:
             for body in self._bodies:
                 self._on_frame(body)
-                if self._batch_bytes > _PAUSE_BYTES:
+                if self._batch_bytes > _FLUSH_BYTES:
                     self._flush_batch()
                 if not self.open:
                     return
