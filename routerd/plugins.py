@@ -1,14 +1,13 @@
 """Plugins, loaded once at start: each one alone, whole or not at all, and reported either way.
 
 The only user of pluggy beside :mod:`routerd.hookspecs`. Nothing numeric is imported here; a backend's factory is
-imported by :func:`create_backend`, which only workers call.
+imported by :mod:`routerd.backends`, which only workers use.
 """
 
 from __future__ import annotations
 
-import importlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from types import MappingProxyType, ModuleType
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import pluggy
 
 from routerd import hookspecs
-from routerd.errors import ConfigurationError, PluginError, Unavailable, UnknownBackend, suggest
+from routerd.backends import describe
+from routerd.errors import ConfigurationError, PluginError, UnknownBackend, suggest
 from routerd.interfaces import (
     CONTRACT_BACKEND,
     DEVICE_KINDS,
-    Backend,
     BackendSpec,
     Bus,
     Placement,
@@ -37,15 +36,6 @@ GROUP = "routerd"
 
 #: The plugin that holds the contract. It loads first, whatever the allow-list says, and cannot be denied.
 CONTRACT_PLUGIN = CONTRACT_BACKEND.partition(".")[0]
-
-#: Modules that backends import, and the extra of routerd that installs each.
-_EXTRAS = {
-    "array_api_compat": "torch",
-    "coremltools": "ane",
-    "dwave": "annealer",
-    "mlx": "metal",
-    "torch": "torch",
-}
 
 #: What each hook collects: its name, and what an object needs to be one (a class, or methods beside ``name``).
 _KINDS: dict[str, tuple[str, type | tuple[str, ...]]] = {
@@ -175,33 +165,6 @@ def load_plugins(settings: Settings, *, entry_points: Iterable[metadata.EntryPoi
     )
 
 
-def create_backend(spec: BackendSpec) -> Backend:
-    """Import the factory of ``spec`` and call it with its options. For workers.
-
-    Raises ``Unavailable`` where something the backend needs is not installed or it says itself that it cannot be here,
-    and ``PluginError`` where the factory is broken or gives something that is no ``Backend``.
-    """
-    module_name, _, class_name = spec.factory.partition(":")
-    try:
-        factory: Callable[..., Any] = getattr(importlib.import_module(module_name), class_name)
-        backend = factory(**spec.options)
-    except Unavailable:
-        raise
-    except ImportError as error:
-        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise PluginError(f"{spec.name}: its factory {spec.factory} names a module that does not exist") from error
-        raise Unavailable(_missing(error), backend=spec.name) from error
-    except Exception as error:  # a third party's code: whatever it raises is its own failure, reported under its name
-        raise PluginError(f"{spec.name}: its factory {spec.factory} failed: {_describe(error)}") from error
-    if not isinstance(backend, Backend):
-        missing = [name for name in ("probe", "supports", "prepare", "execute", "close") if not hasattr(backend, name)]
-        raise PluginError(
-            f"{spec.name}: its factory {spec.factory} gave a {type(backend).__name__}, which is no Backend: "
-            f"it lacks {', '.join(missing)}"
-        )
-    return backend
-
-
 def _in_order(entry_points: Iterable[metadata.EntryPoint]) -> list[metadata.EntryPoint]:
     """By name, the contract's first; where two distributions use one name, routerd's own comes first."""
 
@@ -224,7 +187,7 @@ def _load(entry_point: metadata.EntryPoint, settings: Settings, collection: _Col
         if announced.get("routerd_workloads"):
             collection.workload_modules.append(entry_point.module)
     except (Exception, SystemExit) as error:  # a third party's code: one broken plugin fails alone, and is reported
-        return _report(entry_point, "failed", _describe(error))
+        return _report(entry_point, "failed", describe(error))
     backends = tuple(spec.name for spec in announced.get("routerd_backends", ()))
     return _report(entry_point, "loaded", "", backends)
 
@@ -326,20 +289,3 @@ def _report(
         reason=reason,
         backends=backends,
     )
-
-
-def _missing(error: ImportError) -> str:
-    module = (error.name or "").partition(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or not module:
-        return f"cannot import {module or 'a library'}: {_describe(error)}"
-    if module in _EXTRAS:
-        return f"{module} is not installed; pip install 'routerd[{_EXTRAS[module]}]'"
-    return f"{module} is not installed; install it where routerd runs"
-
-
-def _describe(error: BaseException) -> str:
-    """One line: reasons are shown in tables."""
-    text = " ".join(str(error).split())
-    if isinstance(error, PluginError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -28,7 +28,6 @@ def serve(config: Path | None) -> int:
         flags = load_flags(os.environ)
         if not flags["CPU_OPTIMIZATION"]:
             settings = settings.model_copy(update={"cpu_threads": 1})
-        configure_logs(settings.log_level, settings.log_format, flags)
         claim(settings.socket, shared=settings.socket_mode == 0o660)  # held until the process ends
         _raise_descriptor_limit()
         registry = load_plugins(settings)
@@ -42,6 +41,7 @@ def serve(config: Path | None) -> int:
         fleet = Fleet(registry.backends, {workload.name: workload for workload in registry.workloads}, worker_settings)
         fleet.spawn()
 
+        configure_logs(settings.log_level, settings.log_format, flags)
         import uvloop
 
         from routerd.daemon import Daemon

@@ -7,9 +7,9 @@ from contextlib import suppress
 from typing import Any
 from unittest import SkipTest
 
+from routerd.backends import create_backend
 from routerd.errors import Unavailable
 from routerd.interfaces import Backend, BackendSpec, Workload
-from routerd.plugins import create_backend
 from routerd.testing.examples import contract_outputs, default_works, inputs_kept, output_problems, sample
 from routerd.testing.report import Finding, Report
 from routerd.types import Device

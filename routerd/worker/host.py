@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from routerd.backends import create_backend
 from routerd.errors import ExecutionError, OutOfMemory, RouterdError, Unavailable
 from routerd.interfaces import Backend, BackendSpec, Workload
 from routerd.namespaces.execution import execute_kernel
 from routerd.namespaces.numpy import NumpyNamespace
-from routerd.plugins import create_backend
 from routerd.protocol import SegmentInfo, failure
 from routerd.types import ITEM_BYTES, ArrayRef
 from routerd.worker import messages

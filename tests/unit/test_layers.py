@@ -19,6 +19,7 @@ LAYERS: list[tuple[str, int]] = [
     ("routerd.aio", 3),
     ("routerd.testing", 3),
     ("routerd.plugins", 3),
+    ("routerd.backends", 3),
     ("routerd.outbox", 3),
     ("routerd.worker", 4),
     ("routerd.workloads", 2),

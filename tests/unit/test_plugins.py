@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from routerd import plugins
+from routerd import backends
+from routerd.backends import create_backend
 from routerd.errors import ConfigurationError, PluginError, Unavailable, UnknownBackend
 from routerd.interfaces import BackendSpec
-from routerd.plugins import PluginRegistry, PluginReport, create_backend, load_plugins
+from routerd.plugins import PluginRegistry, PluginReport, load_plugins
 from routerd.settings import Settings
 from routerd.testing import NullBackend, null_backend_spec
 from routerd.workloads import builtin_workloads
@@ -341,4 +342,4 @@ def test_an_unknown_option_is_named() -> None:
 
 def test_every_extra_that_users_are_told_to_install_exists() -> None:
     extras = metadata("routerd").get_all("Provides-Extra") or []
-    assert set(plugins._EXTRAS.values()) <= set(extras)
+    assert set(backends._EXTRAS.values()) <= set(extras)

@@ -12,9 +12,9 @@ from unittest import SkipTest
 import numpy as np
 import pytest
 
+from routerd.backends import create_backend
 from routerd.errors import Unavailable
 from routerd.interfaces import Backend, BackendSpec, Example, Execution, Parameter, Workload
-from routerd.plugins import create_backend
 from routerd.testing import BackendContract, NullBackend, check_backend, check_workload, null_backend_spec
 from routerd.types import Device
 from routerd.workloads.linalg import GEMM
