@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from routerd import backends
+from routerd import backends, plugins
 from routerd.backends import create_backend
 from routerd.errors import ConfigurationError, PluginError, Unavailable, UnknownBackend
 from routerd.interfaces import BackendSpec
