@@ -20,10 +20,11 @@ from engines.jobs import Jobs, Outcome, build_jobs, run_job
 from engines.policy_change import NothingToBar, Unchanged, show_policy_change
 from engines.prices import Stock, read_stocks
 from engines.private_daemon import DaemonTrouble, PrivateDaemon, alone_in
-from engines.table import RoutingTable, duration, rows_of
+from engines.table import RoutingTable, rows_of
 from routerd import connect
 from routerd.client import Router
 from routerd.errors import RouterdError
+from routerd.reasoning import duration
 
 _DIRECTORY = Path(__file__).resolve().parents[1] / ".demo"
 _PIPED_COLUMNS = 150

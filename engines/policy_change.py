@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from engines.jobs import Job
-from engines.table import duration
 from routerd.client import Router, TaskResult
+from routerd.reasoning import duration
 from routerd.types import Decision
 
 

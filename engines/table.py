@@ -13,6 +13,7 @@ from rich.text import Text
 
 from engines.jobs import Outcome
 from routerd.client import TaskResult
+from routerd.reasoning import duration
 
 _HEADINGS = ("workload", "work", "hardware", "backend", "predicted", "measured", "gain", "confidence")
 _RIGHT = frozenset({"predicted", "measured", "gain", "confidence"})
@@ -110,14 +111,6 @@ def _line(part: slice, cells: Sequence[str], widths: Sequence[int], style: str) 
 
 def _indented(text: str, width: int) -> str:
     return textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    ")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that reads best: ``18.5 ms``."""
-    for factor, unit in ((1e6, "µs"), (1e3, "ms")):
-        if seconds * factor < 999.5:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 def quantity(number: float) -> str:

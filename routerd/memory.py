@@ -22,7 +22,6 @@ ALIGNMENT = 64
 MAX_DESCRIPTORS = 64
 
 _F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
-_F_GET_SEALS = getattr(fcntl, "F_GET_SEALS", 1034)
 _SEAL_SHRINK, _SEAL_GROW, _SEAL_FUTURE_WRITE = 0x0002, 0x0004, 0x0010
 _ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
@@ -64,11 +63,6 @@ def seal_future_writes(descriptor: int) -> bool:
     except OSError:  # EINVAL before Linux 5.1: the segment stays writable for its holders, as on macOS
         return False
     return True
-
-
-def is_write_sealed(descriptor: int) -> bool:
-    """Whether writable mappings of the segment are forbidden."""
-    return sys.platform == "linux" and bool(fcntl.fcntl(descriptor, _F_GET_SEALS) & _SEAL_FUTURE_WRITE)
 
 
 def map_segment(descriptor: int, size: int, *, writable: bool) -> mmap.mmap:

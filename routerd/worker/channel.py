@@ -40,9 +40,16 @@ class Channel:
         self._notices = b""
 
     def send(self, job: messages.Job, descriptors: Sequence[int] = ()) -> None:
-        """Queue a job; ``descriptors`` are duplicated, so the caller keeps its own."""
+        """Queue a job; ``descriptors`` are duplicated, so the caller keeps its own. Raises ``OSError`` if none are left."""
+        copies: list[int] = []
+        try:
+            for descriptor in descriptors:
+                copies.append(os.dup(descriptor))
+        except OSError:
+            close_all(copies)
+            raise
         notices, self._notices = self._notices, b""
-        self._outbox.put(notices + encode_frame(job), [os.dup(descriptor) for descriptor in descriptors])
+        self._outbox.put(notices + encode_frame(job), copies)
 
     def post(self, notice: messages.Notice) -> None:
         """Send a notice with the next job, so that the worker wakes once for both, but no later than this turn of the loop."""

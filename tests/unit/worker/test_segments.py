@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
 
 import numpy as np
 import pytest
 
 from routerd.errors import InvalidArray, UnknownSegment
-from routerd.memory import ALIGNMENT, create_segment, is_write_sealed
+from routerd.memory import ALIGNMENT, create_segment
 from routerd.protocol import SegmentInfo
 from routerd.types import ArrayRef
 from routerd.worker.segments import NOBODY, InputSegments, OutputSegments, place
@@ -74,7 +76,8 @@ class TestOutputs:
         assert new
         assert segment.info.size == 8192
         assert os.fstat(segment.descriptor).st_size == 8192
-        assert is_write_sealed(segment.descriptor)
+        if sys.platform == "linux":
+            assert fcntl.fcntl(segment.descriptor, fcntl.F_GET_SEALS) & 0x0010  # F_SEAL_FUTURE_WRITE
         segment.close_descriptor()
         segment.close_descriptor()
         assert segment.descriptor == -1
