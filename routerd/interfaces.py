@@ -21,15 +21,25 @@ HostArrays: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
 
 DEVICE_KINDS = ("cpu", "metal_gpu", "neural_engine", "cuda_gpu", "quantum_annealer", "hybrid", "cluster", "in_process")
 
+#: What a kernel may need beyond the operations that every namespace has, and what that means. A workload names its
+#: ``needs``, a namespace what it ``lacks`` and why; a backend refuses a workload whose needs its namespace lacks.
+NEEDS = {
+    "float64": "more than 32 bits of precision",
+    "sort": "sorting, in a stable order",
+    "searchsorted": "binary search in a sorted array",
+    "scatter": "sums and maxima over groups of elements (sum_by, max_by)",
+}
+
 #: The backend whose float64 result is the contract that every other backend is compared with.
 CONTRACT_BACKEND = "cpu.numpy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """A scalar parameter with its type, unit and bounds; ``default=None`` makes it required.
+    """A scalar parameter with its type, unit and bounds; without a default it is required, unless it is ``optional``.
 
-    ``minimum`` and ``maximum`` are inclusive unless ``above_minimum`` asks for strictly more than ``minimum``.
+    ``minimum`` and ``maximum`` are inclusive unless ``above_minimum`` asks for strictly more than ``minimum``. A parameter
+    that is optional and left out is absent from ``params``: the kernel asks with ``params.get``.
     """
 
     name: str
@@ -41,10 +51,11 @@ class Parameter:
     maximum: float | None = None
     above_minimum: bool = False
     choices: tuple[str, ...] = ()
+    optional: bool = False
 
     @property
     def required(self) -> bool:
-        return self.default is None
+        return self.default is None and not self.optional
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +93,7 @@ class Namespace(Protocol):
     ``xp`` follows the Python array API standard; ``real`` and ``integer`` are its floating and 64-bit integer dtypes.
     Kernels create arrays through these methods so that they land on the right device in the right precision.
     ``block`` is how many elements a kernel's temporaries should have: what a CPU's cache holds, or what fills a GPU.
+    ``lacks`` maps what it cannot do, of :data:`NEEDS`, to the reason.
     """
 
     name: str
@@ -89,6 +101,7 @@ class Namespace(Protocol):
     real: Any
     integer: Any
     block: int
+    lacks: Mapping[str, str]
 
     def asarray(self, values: Any) -> Any:
         """A real array on the device from nested sequences, a host array or a device array of any dtype."""
@@ -102,6 +115,12 @@ class Namespace(Protocol):
     def matmul(self, left: Any, right: Any, *, into: str | None = None) -> Any:
         """Matrix product; ``into`` names the output that the product is, so it may be written in place."""
 
+    def sum_by(self, values: Any, groups: Any, count: int) -> Any:
+        """Sums of real ``values`` (n,) over the elements of each group: shape (count,). ``groups`` (n,) holds 0…count−1."""
+
+    def max_by(self, values: Any, groups: Any, count: int) -> Any:
+        """The greatest of 64-bit integer ``values`` (n,) ≥ 0 in each group: shape (count,), −1 where a group is empty."""
+
     def from_host(self, array: Any) -> Any:
         """A host array on the device; floating input becomes ``real``."""
 
@@ -113,6 +132,13 @@ class Namespace(Protocol):
 
 
 Kernel: TypeAlias = Callable[[Namespace, Params, Arrays], Arrays]
+
+#: ``split(whole, shares)``: tasks of the same workload that together are the whole, about ``shares`` of its work each. Where
+#: the whole is too small for that, there are fewer of them, down to the whole itself.
+Split: TypeAlias = Callable[[Example, Sequence[float]], list[Example]]
+
+#: ``merge(whole, outputs)``: the whole's outputs from those of the tasks that ``split`` made of it, in their order.
+Merge: TypeAlias = "Callable[[Example, Sequence[HostArrays]], dict[str, Any]]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +156,13 @@ class Workload:
         tolerance: largest relative error accepted when a task names none.
         variants: parameters by which a proof changes each example, so that every path through the kernel is proved.
         batch_dim: the dimension that policies see as ``task.batch``.
-        check: raises ``InvalidArray`` or ``InvalidParameter`` for content no declaration can express.
+        check_task: raises ``InvalidParameter`` or ``InvalidArray`` for parameters and dimensions that do not fit each other;
+            it runs in the daemon, before anything is decided, and sees no content.
+        check: raises the same for content no declaration can express; it runs in the worker, before the kernel.
         matmul_bound: the time is in matrix products, so reduced-precision matrix units apply.
+        needs: what the kernel needs beyond the basics, of :data:`NEEDS`.
+        cpu_only: written for NumPy alone, because no other device has anything to gain.
+        split, merge: how one task becomes several, and their outputs one again; both or neither.
     """
 
     name: str
@@ -149,11 +180,13 @@ class Workload:
     tolerance: float
     variants: tuple[Mapping[str, Scalar], ...] = ({},)
     batch_dim: str | None = None
+    check_task: Callable[[Params, Dims], None] | None = None
     check: Callable[[Params, HostArrays], None] | None = None
     matmul_bound: bool = False
+    needs: frozenset[str] = frozenset()
     cpu_only: bool = False
-    split: Callable[[Example, Sequence[float]], list[Example]] | None = None
-    merge: Callable[[list[HostArrays]], dict[str, Any]] | None = None
+    split: Split | None = None
+    merge: Merge | None = None
 
     @property
     def family(self) -> str:

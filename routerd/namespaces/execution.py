@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from routerd.errors import OutOfMemory
-from routerd.interfaces import Execution, HostArrays, Namespace, Params, Workload
+from routerd.interfaces import NEEDS, Execution, HostArrays, Namespace, Params, Workload
 
 _NO_BUFFERS: Mapping[str, Any] = {}
 
@@ -37,6 +37,16 @@ def execute_kernel(
             ) from error
         raise
     return Execution(outputs, (loaded - started) + (unloaded - computed), computed - loaded)
+
+
+def refusal(workload: Workload, namespace: Namespace) -> str | None:
+    """Why the workload's own kernel cannot run on this namespace, or ``None``: a backend's ``supports`` asks it."""
+    if workload.cpu_only and namespace.name != "numpy":
+        return f"{workload.name} is written for NumPy alone"
+    for need in sorted(workload.needs):
+        if need in namespace.lacks:
+            return f"{workload.name} needs {NEEDS[need]}: {namespace.lacks[need]}"
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ class NumpyNamespace:
     real: Any = np.float64
     integer: Any = np.int64
     block = 2**14
+    lacks: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, into: HostArrays | None = None) -> None:
         self._into = into or {}
@@ -32,6 +35,14 @@ class NumpyNamespace:
 
     def matmul(self, left: Any, right: Any, *, into: str | None = None) -> np.ndarray[Any, Any]:
         return np.matmul(left, right, out=self._into.get(into) if into else None)
+
+    def sum_by(self, values: Any, groups: Any, count: int) -> np.ndarray[Any, Any]:
+        return np.bincount(groups, weights=values, minlength=count).astype(self.real, copy=False)
+
+    def max_by(self, values: Any, groups: Any, count: int) -> np.ndarray[Any, Any]:
+        greatest = np.full(count, -1, dtype=self.integer)
+        np.maximum.at(greatest, groups, values)
+        return greatest
 
     def from_host(self, array: Any) -> np.ndarray[Any, Any]:
         if array.dtype.kind == "f":

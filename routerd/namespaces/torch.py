@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ class TorchNamespace:
         self.real: Any = getattr(torch, precision)
         self.integer: Any = torch.int64
         self.block = 2**16 if self._device.type == "cpu" else 2**22
+        self.lacks: Mapping[str, str] = (
+            {} if precision == "float64" else {"float64": f"torch computes in {precision} here"}
+        )
         _spend_read_only_warning(torch)
 
     def asarray(self, values: Any) -> Any:
@@ -45,6 +49,16 @@ class TorchNamespace:
         if self._product is None:
             return self._torch.matmul(left, right)
         return self._torch.matmul(left.to(self._product), right.to(self._product)).to(self.real)
+
+    def sum_by(self, values: Any, groups: Any, count: int) -> Any:
+        # Float32 sums over long groups are taken in float64 where the device has it.
+        wide = self._torch.float64 if self._device.type != "mps" else self.real
+        sums = self._torch.zeros(count, dtype=wide, device=self._device)
+        return sums.index_add_(0, groups, values.to(wide)).to(self.real)
+
+    def max_by(self, values: Any, groups: Any, count: int) -> Any:
+        greatest = self._torch.full((count,), -1, dtype=self.integer, device=self._device)
+        return greatest.scatter_reduce_(0, groups, values, "amax")
 
     def from_host(self, array: Any) -> Any:
         # Rounding on the host, before the transfer, halves what crosses the bus; mps has no float64 to round from.

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from routerd.interfaces import Example, Workload
+from routerd.interfaces import NEEDS, Example, Workload
 from routerd.testing.examples import Sample, contract_outputs, default_works, inputs_kept, output_problems, sample
 from routerd.testing.report import Finding, Report
+
+#: Shares that a workload is split by: one part, two unequal ones, several of which some are tiny.
+_SHARES = ((1.0,), (0.6, 0.4), (0.02, 0.5, 0.03, 0.45))
 
 #: An example may miss the work it is asked for by this factor: shapes are whole numbers, and calibration measures anyway.
 WORK_FACTOR = 4.0
@@ -50,6 +53,12 @@ def _declaration_problems(workload: Workload) -> list[str]:
         problems.append(f"its work_range {workload.work_range} is not positive and ascending")
     if not workload.tolerance > 0.0:
         problems.append(f"its tolerance {workload.tolerance} is not above 0, so no other precision could serve it")
+    problems += [f"its need {need} is none of {', '.join(NEEDS)}" for need in sorted(workload.needs - NEEDS.keys())]
+    problems += [
+        f"the array {array.name} may hold NaN, and its description does not say what NaN means there"
+        for array in (*workload.inputs, *workload.outputs)
+        if not array.finite and "NaN" not in array.doc
+    ]
     if (workload.split is None) != (workload.merge is None):
         problems.append("it has only one of split and merge")
     return problems
@@ -90,12 +99,20 @@ def _split_problems(workload: Workload, work: float, given: Sample) -> list[str]
 
     if workload.split is None or workload.merge is None:
         return []
-    parts = workload.split(Example(dict(given.task.params), dict(given.inputs)), (0.6, 0.4))
-    merged = workload.merge([_run(workload, part) for part in parts])
-    error = relative_error(workload, merged, contract_outputs(workload, given))
-    if error > workload.tolerance:
-        return [f"the parts merged differ from the whole by {error:.2g}, tolerance {workload.tolerance:.2g}"]
-    return []
+    whole = Example(dict(given.task.params), dict(given.inputs))
+    wanted = contract_outputs(workload, given)
+    problems = []
+    for shares in _SHARES:
+        parts = workload.split(whole, shares)
+        if not 1 <= len(parts) <= len(shares):
+            problems.append(f"{len(shares)} shares made {len(parts)} parts")
+            continue
+        error = relative_error(workload, workload.merge(whole, [_run(workload, part) for part in parts]), wanted)
+        if not error <= workload.tolerance:
+            problems.append(
+                f"{len(parts)} parts merged differ from the whole by {error:.2g}, tolerance {workload.tolerance:.2g}"
+            )
+    return problems
 
 
 def _run(workload: Workload, part: Example) -> dict[str, Any]:

@@ -250,7 +250,7 @@ def _support(backend: Backend, workload: Workload) -> str | None:
 
 
 def _with_defaults(workload: Workload, params: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = {parameter.name: parameter.default for parameter in workload.parameters if not parameter.required}
+    defaults = {one.name: one.default for one in workload.parameters if one.default is not None}
     return {**defaults, **params}
 
 

@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from routerd.errors import InvalidArray
-from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Parameter, Params, Workload
+from routerd.interfaces import Array, Arrays, Dims, Example, Namespace, Parameter, Params, Workload
+from routerd.workloads.splitting import merge_along, split_along
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,8 +85,8 @@ def _ratio(namespace: Namespace, numerator: Any, denominator: Any) -> Any:
     return xp.where(undefined, limit, numerator / xp.where(undefined, zero + 1.0, denominator))
 
 
-def _check_rows(params: Params, arrays: HostArrays) -> None:
-    rows = arrays["returns"].shape[0]
+def _check_rows(params: Params, dims: Dims) -> None:
+    rows = dims["T"]
     if rows < 2:
         raise InvalidArray(
             f"analytics.performance: returns has {rows} row; a deviation needs at least 2 periods", array="returns"
@@ -155,7 +156,9 @@ PERFORMANCE = Workload(
     work_range=(1e2, 1e7),
     tolerance=1e-5,
     batch_dim="S",
-    check=_check_rows,
+    check_task=_check_rows,
+    split=split_along({"returns": 1}),
+    merge=merge_along({"statistics": 0}),
 )
 
 WORKLOADS = (PERFORMANCE,)

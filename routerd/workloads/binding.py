@@ -56,15 +56,18 @@ def bind(
             raise _unknown(workload, name)
     for parameter in workload.parameters:
         if parameter.name not in values:
-            if parameter.default is None:
+            if parameter.required:
                 raise InvalidParameter(
                     f"{workload.name} needs the parameter {parameter.name} ({parameter.doc})", parameter=parameter.name
                 )
-            values[parameter.name] = parameter.default
+            if parameter.default is not None:
+                values[parameter.name] = parameter.default
     for option in TASK_OPTIONS:
         if option.name in options:
             options[option.name] = check_scalar(workload.name, option, options[option.name])
     dims = _solve_dims(workload, arrays, given_dims, need_content=need_content)
+    if workload.check_task is not None:
+        workload.check_task(values, dims)
     deadline = options.get("deadline_ms")
     return Task(
         workload=workload.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from routerd.interfaces import Array, Arrays, Dims, Example, Namespace, Params, Workload
+from routerd.workloads.splitting import merge_along, split_along
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +42,8 @@ GEMM = Workload(
     work_range=(1e4, 1.8e10),
     tolerance=1e-5,
     matmul_bound=True,
+    split=split_along({"a": 0}),
+    merge=merge_along({"c": 0}),
 )
 
 WORKLOADS = (GEMM,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from routerd.interfaces import Array, Arrays, Dims, Example, Namespace, Params, Workload
+from routerd.workloads.splitting import merge_along, split_along
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,6 +79,8 @@ MLP_INFERENCE = Workload(
     tolerance=1e-5,
     batch_dim="rows",
     matmul_bound=True,
+    split=split_along({"x": 0}),
+    merge=merge_along({"y": 0}),
 )
 
 WORKLOADS = (MLP_INFERENCE,)

@@ -18,6 +18,7 @@ from routerd.interfaces import Backend, BackendSpec, Example, Execution, Paramet
 from routerd.testing import BackendContract, NullBackend, check_backend, check_workload, null_backend_spec
 from routerd.types import Device
 from routerd.workloads.linalg import GEMM
+from routerd.workloads.splitting import merge_along, split_along
 
 WORKS = (1e4,)
 
@@ -232,16 +233,11 @@ def test_a_good_workload_has_no_problem() -> None:
     assert report.subject == "linalg.gemm"
 
 
-def split(example: Example, shares: Any) -> list[Example]:
-    rows = round(len(example.arrays["a"]) * shares[0])
-    a = example.arrays["a"]
-    return [Example({}, {**example.arrays, "a": part}) for part in (a[:rows], a[rows:])]
-
-
 def test_parts_that_merge_to_the_whole_are_fine() -> None:
-    merge: Any = lambda parts: {"c": np.concatenate([part["c"] for part in parts])}  # noqa: E731
+    merge = merge_along({"c": 0})
+    split = split_along({"a": 0})
     assert check_workload(dataclasses.replace(GEMM, split=split, merge=merge)).ok
-    lossy = dataclasses.replace(GEMM, split=split, merge=lambda parts: dict(parts[0]))
+    lossy = dataclasses.replace(GEMM, split=split, merge=lambda whole, parts: dict(parts[0]))
     assert "split and merge linalg.gemm at work 1e+04: the parts merged differ" in check_workload(lossy).problems[0]
 
 
@@ -273,7 +269,7 @@ def unseeded_example(work: float, rng: object) -> Example:
         ({"batch_dim": "rows"}, "its batch_dim rows is no dimension of its inputs"),
         ({"work_range": (10.0, 1.0)}, "is not positive and ascending"),
         ({"tolerance": 0.0}, "its tolerance 0.0 is not above 0"),
-        ({"split": split}, "it has only one of split and merge"),
+        ({"split": split_along({"a": 0})}, "it has only one of split and merge"),
     ],
 )
 def test_a_bad_workload_is_found(changes: dict[str, Any], expected: str) -> None:

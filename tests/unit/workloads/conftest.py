@@ -28,16 +28,31 @@ def torch_namespace(precision: str) -> Namespace:
     return TorchNamespace("cpu", precision)
 
 
+def mlx_namespace() -> Namespace:
+    pytest.importorskip("mlx.core", reason="MLX is not installed")
+    from routerd.namespaces.mlx import MlxNamespace
+
+    return MlxNamespace("cpu")
+
+
+def make_namespace(name: str) -> Namespace:
+    """``numpy``, ``torch-float64``, ``torch-float32`` or ``mlx-float32``."""
+    library, _, precision = name.partition("-")
+    if library == "torch":
+        return torch_namespace(precision)
+    return mlx_namespace() if library == "mlx" else NumpyNamespace()
+
+
 @pytest.fixture(params=["numpy", "torch-float64"])
 def precise(request: pytest.FixtureRequest) -> Namespace:
     """A namespace that computes in float64."""
-    return NumpyNamespace() if request.param == "numpy" else torch_namespace("float64")
+    return make_namespace(request.param)
 
 
-@pytest.fixture
-def single() -> Namespace:
-    """torch in float32."""
-    return torch_namespace("float32")
+@pytest.fixture(params=["torch-float32", "mlx-float32"])
+def single(request: pytest.FixtureRequest) -> Namespace:
+    """A namespace that computes in float32."""
+    return make_namespace(request.param)
 
 
 @pytest.fixture(scope="session")
