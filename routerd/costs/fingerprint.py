@@ -13,6 +13,8 @@ from routerd import __version__
 from routerd.interfaces import BackendSpec, Workload
 from routerd.types import Device
 
+_CATALOGUE = Path(__file__).parent.parent / "workloads"
+
 
 def fingerprint(spec: BackendSpec, device: Device, code: str) -> str:
     """32 hex digits over host, device (as probed, package versions included), backend and kernel code."""
@@ -24,14 +26,19 @@ def fingerprint(spec: BackendSpec, device: Device, code: str) -> str:
 
 
 def kernel_digest(workload: Workload) -> str:
-    """A digest of the code that a proof of this workload is about: its own file's package and the namespaces."""
+    """A digest of the code that a proof of this workload is about: its own file's package and the namespaces.
+
+    The built-in families share modules, so each counts the whole catalogue.
+    """
     own = Path(workload.kernel.__code__.co_filename).parent
-    return _digest_directories((own, Path(__file__).parent.parent / "namespaces"))
+    if _CATALOGUE in own.parents:
+        own = _CATALOGUE
+    return _digest_directories((own, _CATALOGUE.parent / "namespaces"))
 
 
 @lru_cache(maxsize=64)
 def _digest_directories(directories: tuple[Path, ...]) -> str:
-    return _digest(file for directory in directories for file in sorted(directory.glob("*.py")))
+    return _digest(file for directory in directories for file in sorted(directory.rglob("*.py")))
 
 
 def _factory_files(spec: BackendSpec) -> list[Path]:

@@ -1,0 +1,7 @@
+"""Collateral and margin."""
+
+from __future__ import annotations
+
+from routerd.interfaces import Workload
+
+WORKLOADS: tuple[Workload, ...] = ()

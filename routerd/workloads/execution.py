@@ -1,0 +1,7 @@
+"""Executing and checking orders."""
+
+from __future__ import annotations
+
+from routerd.interfaces import Workload
+
+WORKLOADS: tuple[Workload, ...] = ()

@@ -1,0 +1,7 @@
+"""Factor risk models."""
+
+from __future__ import annotations
+
+from routerd.interfaces import Workload
+
+WORKLOADS: tuple[Workload, ...] = ()

@@ -1,0 +1,7 @@
+"""Rolling features of price series."""
+
+from __future__ import annotations
+
+from routerd.interfaces import Workload
+
+WORKLOADS: tuple[Workload, ...] = ()

@@ -1,0 +1,7 @@
+"""Bars from ticks."""
+
+from __future__ import annotations
+
+from routerd.interfaces import Workload
+
+WORKLOADS: tuple[Workload, ...] = ()

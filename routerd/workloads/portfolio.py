@@ -1,0 +1,7 @@
+"""Choosing a portfolio."""
+
+from __future__ import annotations
+
+from routerd.interfaces import Workload
+
+WORKLOADS: tuple[Workload, ...] = ()

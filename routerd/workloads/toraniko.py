@@ -1,0 +1,7 @@
+"""Estimating the returns of equity factors."""
+
+from __future__ import annotations
+
+from routerd.interfaces import Workload
+
+WORKLOADS: tuple[Workload, ...] = ()
