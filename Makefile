@@ -21,9 +21,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@set -o pipefail; $(PIP) -e '.[demo]' $(LOG)
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.test: pyproject.toml constraints.txt tests/references.txt | $(BIN)/python
 	@echo "installing routerd and what the tests need (the first time this downloads torch)"
-	@set -o pipefail; $(PIP) -e '.[test]' $(LOG)
+	@set -o pipefail; $(PIP) -e '.[test,references]' $(LOG)
+	@set -o pipefail; $(PIP) --no-deps -r tests/references.txt $(LOG)
 	@touch $@ $(VENV)/.demo
 
 SHELL := /bin/bash
@@ -46,6 +47,7 @@ format: $(VENV)/.test ## rewrite the code in the house style
 
 docs: $(VENV)/.test ## regenerate the generated pages
 	@$(BIN)/python docs/generate_flags.py
+	@$(BIN)/python docs/generate_workloads.py
 
 bench: $(VENV)/.test ## measure and print the figures beside their targets
 	@$(BIN)/python -m benchmarks.startup

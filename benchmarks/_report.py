@@ -25,6 +25,8 @@ class Figure:
     at_least: bool = False
     floor: float | None = None
 
+    HEADINGS = ("figure", "measured", "floor", "to floor", "target", "verdict")
+
     @property
     def verdict(self) -> str:
         if self.target is None:
@@ -45,26 +47,70 @@ class Figure:
         )
 
 
-_HEADINGS = ("figure", "measured", "floor", "to floor", "target", "verdict")
+@dataclass(frozen=True)
+class Comparison:
+    """Milliseconds of one computation by backend, and those of a library for the same; ``target`` is the least ratio.
+
+    ``value`` is how many times faster the quickest backend is than the library.
+    """
+
+    name: str
+    scale: str
+    library: str
+    backends: Mapping[str, float]
+    library_milliseconds: float
+    target: float | None = None
+    unit: str = "times faster"
+
+    HEADINGS = ("workload", "scale", "library", "library's ms", "ms by backend", "faster", "target", "verdict")
+
+    @property
+    def value(self) -> float:
+        return self.library_milliseconds / min(self.backends.values())
+
+    @property
+    def verdict(self) -> str:
+        return "" if self.target is None else "met" if self.value >= self.target else "not met"
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        times = ", ".join(f"{name} {_shown(milliseconds)}" for name, milliseconds in self.backends.items())
+        return (
+            self.name,
+            self.scale,
+            self.library,
+            _shown(self.library_milliseconds),
+            times,
+            f"{_shown(self.value)}×",
+            "" if self.target is None else f"≥ {_shown(self.target)}×",
+            self.verdict,
+        )
 
 
-def publish(name: str, figures: Sequence[Figure], conditions: Mapping[str, str], options: Options) -> None:
+def publish(
+    name: str, figures: Sequence[Figure] | Sequence[Comparison], conditions: Mapping[str, str], options: Options
+) -> None:
     """Print the report and write it wherever the command line says."""
     about = {**machine(), **conditions}
     if options.quick:
         about["note"] = "a quick run: these figures say nothing about speed"
     print(_as_markdown(figures, about) if options.markdown else _as_text(name, figures, about))
     if options.json is not None:
-        rows = [{**asdict(figure), "verdict": figure.verdict or None} for figure in figures]
+        rows = [{**asdict(figure), "value": figure.value, "verdict": figure.verdict or None} for figure in figures]
         content = {"benchmark": name, "machine": about, "figures": rows}
         options.json.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     if options.update is not None:
         _replace(options.update, name, _as_markdown(figures, about))
 
 
-def _as_text(name: str, figures: Sequence[Figure], about: Mapping[str, str]) -> str:
-    rows = [_HEADINGS, *(figure.cells for figure in figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+def _headings(figures: Sequence[Figure] | Sequence[Comparison]) -> tuple[str, ...]:
+    return figures[0].HEADINGS if figures else Figure.HEADINGS
+
+
+def _as_text(name: str, figures: Sequence[Figure] | Sequence[Comparison], about: Mapping[str, str]) -> str:
+    headings = _headings(figures)
+    rows = [headings, *(figure.cells for figure in figures)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
     lines = [name, *(f"  {key}: {value}" for key, value in about.items()), ""]
     for number, row in enumerate(rows):
         cells = [
@@ -76,8 +122,9 @@ def _as_text(name: str, figures: Sequence[Figure], about: Mapping[str, str]) -> 
     return "\n".join(lines) + "\n"
 
 
-def _as_markdown(figures: Sequence[Figure], about: Mapping[str, str]) -> str:
-    lines = ["| " + " | ".join(_HEADINGS) + " |", "|---|" + "--:|" * (len(_HEADINGS) - 2) + "---|"]
+def _as_markdown(figures: Sequence[Figure] | Sequence[Comparison], about: Mapping[str, str]) -> str:
+    headings = _headings(figures)
+    lines = ["| " + " | ".join(headings) + " |", "|---|" + "--:|" * (len(headings) - 2) + "---|"]
     lines += ["| " + " | ".join(figure.cells) + " |" for figure in figures]
     lines += ["", "; ".join(f"{key}: {value}" for key, value in about.items()) + "."]
     return "\n".join(lines) + "\n"

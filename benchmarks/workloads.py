@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks._harness import MILLISECOND, Options, Subject, interleave, quiet_machine, timed
-from benchmarks._report import Figure, publish
+from benchmarks._report import Comparison, publish
 from benchmarks.references import Case, Missing, all_cases
 from routerd.interfaces import Namespace, Workload
 from routerd.namespaces.execution import execute_kernel, refusal
@@ -30,7 +30,7 @@ def main() -> None:
     wanted, arguments = _names(sys.argv[1:])
     options = Options(str(__doc__), arguments)
     namespaces = _namespaces()
-    figures: list[Figure] = []
+    compared: list[Comparison] = []
     with quiet_machine(options) as conditions:
         for case in all_cases(options.quick):
             if wanted and case.workload not in wanted:
@@ -38,15 +38,15 @@ def main() -> None:
             if isinstance(case, Missing):
                 conditions[f"{case.workload} not measured"] = case.reason
                 continue
-            figures += _measure(case, namespaces, options)
-            print(f"  {figures[-1].name}: {figures[-1].cells[1]}", file=sys.stderr, flush=True)
+            compared.append(_measure(case, namespaces, options))
+            print("  " + "  ".join(filter(None, compared[-1].cells)), file=sys.stderr, flush=True)
             if case.note:
                 conditions[case.workload] = case.note
     conditions["blocks"] = f"{1 if options.quick else _BLOCKS} of about {_BLOCK_SECONDS:g} s"
-    publish("workloads", figures, conditions, options)
+    publish("workloads", compared, conditions, options)
 
 
-def _measure(case: Case, namespaces: Mapping[str, Namespace], options: Options) -> list[Figure]:
+def _measure(case: Case, namespaces: Mapping[str, Namespace], options: Options) -> Comparison:
     workload = next(one for one in builtin_workloads() if one.name == case.workload)
     refs = {name: ArrayRef(shape=array.shape, dtype=str(array.dtype)) for name, array in case.arrays.items()}
     params = bind(workload, case.params, refs, need_content=False).params
@@ -60,16 +60,9 @@ def _measure(case: Case, namespaces: Mapping[str, Namespace], options: Options) 
         raise SystemExit(f"{case.workload} and {case.library} differ by {error:.2g}, more than {case.agreement:.2g}")
     subjects[case.library] = timed(case.peer)
     blocks = 1 if options.quick else _BLOCKS
-    seconds = _medians(subjects, blocks)
-    peer = seconds.pop(case.library) * case.peer_calls
-    label = f"{case.workload}, {case.scale}"
-    figures = [Figure(f"{label}: {name}", value * MILLISECOND, "ms") for name, value in seconds.items()]
-    figures.append(Figure(f"{label}: {case.library}", peer * MILLISECOND, "ms"))
-    best = min(seconds, key=lambda name: seconds[name])
-    figures.append(
-        Figure(f"{label}: {best} faster than {case.library}", peer / seconds[best], "times", case.target, at_least=True)
-    )
-    return figures
+    milliseconds = {name: MILLISECOND * seconds for name, seconds in _medians(subjects, blocks).items()}
+    peer = milliseconds.pop(case.library) * case.peer_calls
+    return Comparison(case.workload, case.scale, case.library, milliseconds, peer, case.target)
 
 
 def _kernel(

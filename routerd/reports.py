@@ -14,7 +14,7 @@ from routerd import __version__
 from routerd.calibrator import Calibrator
 from routerd.decisions import DecisionCache
 from routerd.flags import Flags
-from routerd.interfaces import Array, Parameter, Workload
+from routerd.interfaces import NEEDS, Array, Parameter, Workload
 from routerd.plugins import PluginRegistry
 from routerd.policies import PolicyKeeper
 from routerd.router import Router
@@ -156,6 +156,10 @@ class Reporter:
             "engines": workload.engines,
             "tolerance": workload.tolerance,
             "work_unit": workload.work_unit,
+            "work_range": workload.work_range,
+            "needs": {need: NEEDS[need] for need in sorted(workload.needs)},
+            "cpu_only": workload.cpu_only,
+            "splits": workload.split is not None,
             "parameters": [_parameter(parameter) for parameter in workload.parameters],
             "options": [_parameter(option) for option in TASK_OPTIONS],
             "inputs": [_array(array) for array in workload.inputs],
@@ -198,8 +202,19 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         "above_minimum": parameter.above_minimum,
         "maximum": parameter.maximum,
         "choices": parameter.choices,
+        "optional": parameter.optional,
     }
 
 
 def _array(array: Array) -> dict[str, Any]:
-    return {"name": array.name, "shape": array.shape, "dtype": array.dtype, "unit": array.unit, "doc": array.doc}
+    return {
+        "name": array.name,
+        "shape": array.shape,
+        "dtype": array.dtype,
+        "unit": array.unit,
+        "doc": array.doc,
+        "finite": array.finite,
+        "minimum": array.minimum,
+        "above_minimum": array.above_minimum,
+        "maximum": array.maximum,
+    }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from routerd.cli import output
+from routerd.cli.examples import example_commands, find_workload
 from routerd.cli.link import Link
 from routerd.cli.options import Json, Socket, complete_workload
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _PROVED = ("proved", "calibrated")
-_FLOATS = (100.0, 10.0, 1.0, 0.2, 0.05, 0.01)
-_INTS = (100_000, 1000, 100, 10, 2, 1)
-_FIRST_LENGTH, _OTHER_LENGTH = 1250, 20
 
 
 def workloads(
@@ -32,7 +29,7 @@ def workloads(
     with Link(socket) as link:
         found = link.call("workloads", {"name": name})
     if as_json:
-        output.write_json(found if name is None else {**found[0], "example": example_command(found[0])})
+        output.write_json(found if name is None else {**found[0], "examples": _examples(name)})
     elif name is None:
         output.show(*_list(found))
     else:
@@ -58,8 +55,10 @@ def _one(workload: Mapping[str, Any]) -> list[RenderableType]:
             [
                 ("engines", ", ".join(workload["engines"])),
                 ("source", workload["source"]),
-                ("work", f"counted in {workload['work_unit']}"),
+                ("work", f"counted in {workload['work_unit']}; calibrated from {_range(workload['work_range'])}"),
                 ("tolerance", f"{workload['tolerance']:g} relative to the float64 contract"),
+                ("needs", _needs(workload)),
+                ("splits", "into parts that run side by side" if workload["splits"] else "not"),
             ]
         ),
     ]
@@ -77,8 +76,27 @@ def _one(workload: Mapping[str, Any]) -> list[RenderableType]:
         cold = when(pair["cold_seconds"])
         proofs.add_row(name, output.state(pair["state"]), error, cold, str(pair["executions"]), pair["reason"])
     parts += ["", output.styled("proof on this machine", "bold"), proofs]
-    parts += ["", output.styled("example", "bold"), example_command(workload)]
+    commands = _examples(workload["name"])
+    if commands:
+        parts += ["", output.styled("examples", "bold"), *commands]
     return parts
+
+
+def _examples(name: str) -> list[str]:
+    """None where the plugin that declares the workload is not installed beside this command."""
+    workload = find_workload(name)
+    return [] if workload is None else example_commands(workload)
+
+
+def _range(work_range: Sequence[float]) -> str:
+    low, high = work_range
+    return f"{low:g} to {high:g}"
+
+
+def _needs(workload: Mapping[str, Any]) -> str:
+    if workload["cpu_only"]:
+        return "NumPy on the processor: nothing is gained elsewhere"
+    return "; ".join(workload["needs"].values()) or "what every backend has"
 
 
 def _parameters(parameters: list[dict[str, Any]], *, required: bool) -> RenderableType:
@@ -86,7 +104,8 @@ def _parameters(parameters: list[dict[str, Any]], *, required: bool) -> Renderab
 
     listed = output.table(["name", "type", "default", "bounds", "unit", "meaning"], wrap=("bounds", "meaning"))
     for one in parameters:
-        absent = output.styled("required", "yellow") if required else output.styled("none", "dim")
+        must = required and not one["optional"]
+        absent = output.styled("required", "yellow") if must else output.styled("none", "dim")
         default = absent if one["default"] is None else number(one["default"])
         listed.add_row(one["name"], one["type"], default, _bounds(one), one["unit"], one["doc"])
     return listed
@@ -101,41 +120,16 @@ def _bounds(parameter: Mapping[str, Any]) -> str:
     return ", ".join(bounds)
 
 
+def _values(array: Mapping[str, Any]) -> str:
+    """What an element may be: bounds, and whether NaN is refused."""
+    bounds = _bounds({"choices": (), **array})
+    finite = "finite" if array["finite"] else "may be NaN"
+    return f"{finite}, {bounds}" if bounds else finite
+
+
 def _arrays(arrays: list[dict[str, Any]]) -> RenderableType:
-    listed = output.table(["name", "shape", "dtype", "unit", "meaning"], wrap=("meaning",))
+    listed = output.table(["name", "shape", "dtype", "values", "unit", "meaning"], wrap=("unit", "meaning"))
     for one in arrays:
         shape = "×".join(map(str, one["shape"])) or "number"
-        listed.add_row(one["name"], shape, one["dtype"], one["unit"], one["doc"])
+        listed.add_row(one["name"], shape, one["dtype"], _values(one), one["unit"], one["doc"])
     return listed
-
-
-def example_command(workload: Mapping[str, Any]) -> str:
-    """A command that works as it stands: ``run`` where scalars suffice, else ``decide`` by shapes."""
-    given = [f"--param {one['name']}={_example_value(one)}" for one in workload["parameters"] if one["default"] is None]
-    lengths: dict[str, int] = {}
-    for array in workload["inputs"]:
-        shape = [
-            lengths.setdefault(dim, _OTHER_LENGTH if lengths else _FIRST_LENGTH) if isinstance(dim, str) else dim
-            for dim in array["shape"]
-        ]
-        dtype = "" if array["dtype"] == "float64" else f":{array['dtype']}"
-        given.append(f"--shape {array['name']}={'x'.join(map(str, shape))}{dtype}")
-    return " ".join(["routerctl", "decide" if workload["inputs"] else "run", workload["name"], *given])
-
-
-def _example_value(parameter: Mapping[str, Any]) -> str:
-    """A usual value, well inside the bounds where there is room."""
-    kind, choices = parameter["type"], parameter["choices"]
-    if kind == "bool":
-        return "true"
-    if kind == "str":
-        return shlex.quote(choices[0] if choices else "text")
-    low = parameter["minimum"] if parameter["minimum"] is not None else -1e300
-    high = parameter["maximum"] if parameter["maximum"] is not None else 1e300
-    ladder: tuple[float, ...] = _FLOATS if kind == "float" else _INTS
-    for room in (10.0, 1.0):
-        for value in ladder:
-            if low < value <= high / room:
-                return f"{value:g}" if kind == "float" else str(value)
-    middle = (low + high) / 2.0
-    return f"{middle:.12g}" if kind == "float" else str(int(high))

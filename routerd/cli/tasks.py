@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from routerd.cli import arguments, output
+from routerd.cli.examples import with_example
 from routerd.cli.link import CLIENT_NAME, WAIT_SECONDS, Link, socket_path
 from routerd.cli.options import InputList, Json, ParamList, ShapeList, Socket, WorkloadName
 from routerd.errors import BadRequest, UnknownParameter, suggest
@@ -47,6 +48,12 @@ def run(
     workload: WorkloadName,
     param: ParamList = None,
     inputs: InputList = None,
+    example: Annotated[
+        float | None,
+        typer.Option(
+            "--example", metavar="WORK", help="Start from the workload's own example of about this much work."
+        ),
+    ] = None,
     save: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,8 +67,9 @@ def run(
     socket: Socket = None,
 ) -> None:
     """Run a task where the daemon chooses; print or save its outputs."""
-    params = arguments.parse_params(param or [])
-    arrays = arguments.load_arrays(inputs or [])
+    params, arrays = with_example(
+        workload, example, arguments.parse_params(param or []), arguments.load_arrays(inputs or [])
+    )
     for name in params.keys() & (arrays.keys() | {"self", "workload"}):  # the client's own argument names
         raise UnknownParameter(f"--param {name}: {workload} has no such parameter", parameter=name)
 

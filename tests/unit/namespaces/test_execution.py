@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from routerd.errors import OutOfMemory
-from routerd.namespaces.execution import execute_kernel, is_out_of_memory
+from routerd.namespaces.execution import execute_kernel, is_out_of_memory, refusal
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.linalg import GEMM
 
@@ -51,3 +51,21 @@ def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(RuntimeError) as caught:
         execute_kernel(NumpyNamespace(), raising(error), {}, {"a": np.ones((1, 1))})
     assert caught.value is error
+
+
+class Poor(NumpyNamespace):
+    name = "poor"
+    lacks: ClassVar[dict[str, str]] = {"sort": "it keeps no order"}
+
+
+def test_a_need_that_a_namespace_lacks_is_a_reason_not_an_exception() -> None:
+    sorting = dataclasses.replace(GEMM, needs=frozenset({"sort", "scatter"}))
+    assert refusal(sorting, NumpyNamespace()) is None
+    assert refusal(sorting, Poor()) == "linalg.gemm needs sorting, in a stable order: it keeps no order"
+    assert refusal(GEMM, Poor()) is None
+
+
+def test_what_is_written_for_numpy_alone_runs_there_alone() -> None:
+    only = dataclasses.replace(GEMM, cpu_only=True)
+    assert refusal(only, NumpyNamespace()) is None
+    assert refusal(only, Poor()) == "linalg.gemm is written for NumPy alone"
