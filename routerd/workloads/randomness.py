@@ -13,6 +13,8 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
+#: Words of a counter, and so the numbers that it gives.
+LANES = 4
 #: Streams that one seed offers: words of different streams are independent.
 PATHS, SHIFTS = 0, 1
 
@@ -52,14 +54,34 @@ def normals(namespace: Namespace, seed: int, start: int, stop: int) -> Any:
     """Standard normal numbers of the counters ``start…stop−1``, four for each: shape ``(4·(stop−start),)``.
 
     Element ``lane·(stop−start) + i`` belongs to lane 0…3 of counter ``start+i``, whatever else is asked for.
+    """
+    counter = namespace.arange(start, stop)
+    zero = counter ^ counter
+    return _box_muller(namespace, philox4x32((counter & _MASK, counter >> 32, zero + PATHS, zero), key_of(seed)))
+
+
+def step_normals(namespace: Namespace, seed: int, start: int, stop: int, steps: range) -> Any:
+    """Standard normal numbers for consecutive time steps: shape ``(len(steps), 4·(stop−start))``.
+
+    A row is what :func:`normals` gives for the counters ``start…stop−1``, the one of step 0 exactly that; rows of
+    different steps are independent. ``steps`` advances by 1 and stays in 0…2³²−1.
+    """
+    xp = namespace.xp
+    step = namespace.arange(steps.start, steps.stop)[:, None]
+    counter = namespace.arange(start, stop)[None, :]
+    step, counter = step + (counter ^ counter), counter + (step ^ step)
+    words = philox4x32((counter & _MASK, counter >> 32, (counter ^ counter) + PATHS, step), key_of(seed))
+    lanes = xp.reshape(_box_muller(namespace, words), (4, len(steps), stop - start))
+    return xp.reshape(xp.permute_dims(lanes, (1, 0, 2)), (len(steps), 4 * (stop - start)))
+
+
+def _box_muller(namespace: Namespace, words: tuple[Any, Any, Any, Any]) -> Any:
+    """Four standard normal numbers from four words: one array, lane after lane along the first axis.
 
     Source: Box and Muller (1958), Annals of Mathematical Statistics 29. Sine and cosine of an angle come from the
     tangent of its half, which vector libraries compute several times faster than the pair.
     """
     xp = namespace.xp
-    counter = namespace.arange(start, stop)
-    zero = counter ^ counter
-    words = philox4x32((counter & _MASK, counter >> 32, zero + PATHS, zero), key_of(seed))
     # Unit interval without 0, so the logarithm is finite; float32 may round up to 1, whose radius is 0.
     uniform = namespace.asarray(xp.concat((words[0], words[2])))
     uniform += 0.5
@@ -81,10 +103,16 @@ def normals(namespace: Namespace, seed: int, start: int, stop: int) -> Any:
     return xp.concat((cosine, sine))
 
 
-@lru_cache(maxsize=256)
-def shifts(seed: int, count: int) -> tuple[float, ...]:
-    """``count`` uniform numbers in (0, 1) of the seed's shift stream, as Python floats."""
+@lru_cache(maxsize=64)
+def random_words(seed: int, count: int) -> tuple[int, ...]:
+    """``count`` random 32-bit words of the seed's shift stream, as Python integers; fewer are the beginning of more."""
     words: list[int] = []
     for index in range(-(-count // 4)):
         words.extend(philox4x32((index, 0, SHIFTS, 0), key_of(seed)))
-    return tuple((word + 0.5) * 2.0**-32 for word in words[:count])
+    return tuple(words[:count])
+
+
+@lru_cache(maxsize=256)
+def shifts(seed: int, count: int) -> tuple[float, ...]:
+    """``count`` uniform numbers in (0, 1) of the seed's shift stream, as Python floats."""
+    return tuple((word + 0.5) * 2.0**-32 for word in random_words(seed, count))

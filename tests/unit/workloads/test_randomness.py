@@ -7,7 +7,7 @@ import pytest
 
 from routerd.interfaces import Namespace
 from routerd.namespaces.numpy import NumpyNamespace
-from routerd.workloads.randomness import key_of, normals, philox4x32, shifts
+from routerd.workloads.randomness import key_of, normals, philox4x32, random_words, shifts, step_normals
 
 # Random123 1.14, tests/kat_vectors, philox4x32 with 10 rounds: counter, key, result.
 KNOWN_ANSWERS = [
@@ -106,3 +106,26 @@ def test_shifts_are_uniform_inside_the_interval_and_apart_from_the_paths() -> No
     assert abs(np.mean(values) - 0.5) < 5 / np.sqrt(12 * 1_000)
     assert values[:4] == tuple((word + 0.5) / 2**32 for word in reference((0, 0, 1, 0), (9, 0)))
     assert shifts(9, 3) == values[:3] and shifts(10, 3) != values[:3]
+
+
+def test_words_are_those_of_the_shift_stream_and_fewer_begin_more() -> None:
+    assert random_words(9, 6) == (*reference((0, 0, 1, 0), (9, 0)), *reference((1, 0, 1, 0), (9, 0))[:2])
+    assert random_words(9, 1_000)[:6] == random_words(9, 6)
+
+
+def test_steps_of_a_path_have_numbers_of_their_own(precise: Namespace) -> None:
+    start, count, seed = 2**32 - 2, 5, 7
+    values = precise.to_host(step_normals(precise, seed, start, start + count, range(3, 6)))
+    assert values.shape == (3, 4 * count)
+    for row, step in enumerate(range(3, 6)):
+        for column in range(count):
+            words = reference(((start + column) % 2**32, (start + column) // 2**32, 0, step), (seed, 0))
+            radius = np.sqrt(-2.0 * np.log((words[0] + 0.5) / 2**32))
+            angle = 2.0 * np.pi * (words[1] + 0.5) / 2**32
+            assert values[row, column] == pytest.approx(radius * np.cos(angle), rel=1e-9, abs=1e-12)
+
+
+def test_step_0_is_what_a_path_of_one_step_has(precise: Namespace) -> None:
+    steps = precise.to_host(step_normals(precise, 5, 10, 20, range(2)))
+    assert np.array_equal(steps[0], precise.to_host(normals(precise, 5, 10, 20)))
+    assert abs(np.corrcoef(step_normals(NumpyNamespace(), 5, 0, 10_000, range(2)))[0, 1]) < 5 / np.sqrt(40_000)
