@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routerd.errors import InvalidParameter
-from routerd.interfaces import Namespace
+from routerd.interfaces import Example, Namespace
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.binding import bind
-from routerd.workloads.options import MONTE_CARLO_EUROPEAN
+from routerd.workloads.options import MONTE_CARLO_EUROPEAN, estimate, european
 
 Run = Callable[..., dict[str, Any]]
 REFERENCE = {"spot_price": 100.0, "strike_price": 110.0, "volatility": 0.2}
@@ -194,3 +194,108 @@ def test_lattices_survive_extreme_terms(
             **terms,
         )
         assert out["price"] == pytest.approx(exact, rel=accuracy, abs=1e-4)
+
+
+@pytest.mark.parametrize(("method", "target"), [("pseudo_random", 0.1), ("quasi_random", 0.01), ("quasi_random", 1e-6)])
+def test_a_target_is_reached_with_about_the_work_that_was_announced(method: str, target: float, run: Run) -> None:
+    terms = {"target_standard_error": target, "method": method, **REFERENCE}
+    announced = bind(MONTE_CARLO_EUROPEAN, terms, {}, need_content=True).work
+    for seed in range(10):
+        out = run(MONTE_CARLO_EUROPEAN, seed=seed, **terms)
+        assert out["standard_error"] <= target
+        assert out["num_simulations"].dtype == np.int64
+        spent = out["num_simulations"] * (1.0 if method == "pseudo_random" else 0.25)
+        assert announced / 2 <= spent <= announced * (1.2 if method == "pseudo_random" else 4.0)
+
+
+@pytest.mark.parametrize(("method", "target"), [("pseudo_random", 0.2), ("quasi_random", 1e-3)])
+def test_prices_by_target_are_as_good_as_they_say(method: str, target: float, run: Run) -> None:
+    outs = [
+        run(MONTE_CARLO_EUROPEAN, target_standard_error=target, method=method, seed=seed, **REFERENCE)
+        for seed in range(60)
+    ]
+    errors = np.array([out["price"] - REFERENCE_PRICE for out in outs])
+    assert np.sqrt(np.mean(errors**2)) < 1.3 * target
+    assert np.mean(np.abs(errors) < 3 * np.array([out["standard_error"] for out in outs])) >= 0.85
+
+
+def test_a_target_beyond_the_limit_is_reported_as_missed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (estimate, european):
+        monkeypatch.setattr(module, "MOST_SIMULATIONS", 20_000)
+    for method in ("pseudo_random", "quasi_random"):
+        out = run(MONTE_CARLO_EUROPEAN, target_standard_error=1e-9, method=method, **REFERENCE)
+        assert out["standard_error"] > 1e-9
+        assert 10_000 <= out["num_simulations"] <= 20_000
+
+
+def test_a_target_below_the_rounding_of_float32_ends_the_search(single: Namespace, run: Run) -> None:
+    terms = {"target_standard_error": 1e-12, "method": "quasi_random", **REFERENCE}
+    out = run(MONTE_CARLO_EUROPEAN, namespace=single, **terms)
+    assert 1e-12 < out["standard_error"] < 1e-4
+    assert abs(out["price"] - REFERENCE_PRICE) < 4 * out["standard_error"]
+
+
+def test_a_simulation_is_told_how_long_it_is_in_one_way() -> None:
+    for both in ({}, {"num_simulations": 100, "target_standard_error": 0.1}):
+        with pytest.raises(InvalidParameter, match="either num_simulations or target_standard_error"):
+            bind(MONTE_CARLO_EUROPEAN, {**REFERENCE, **both}, {}, need_content=True)
+    for other in ({"num_simulations": 100, "method": "quasi_random"}, {"target_standard_error": 0.1}):
+        with pytest.raises(InvalidParameter, match="first_simulation needs method=pseudo_random"):
+            bind(MONTE_CARLO_EUROPEAN, {**REFERENCE, "first_simulation": 4, **other}, {}, need_content=True)
+
+
+@given(
+    paths=st.one_of(st.integers(2, 40), st.integers(2, 60_000)),
+    first=st.integers(0, 9),
+    shares=st.lists(st.floats(0.01, 1.0), min_size=1, max_size=7),
+)
+@settings(max_examples=40, deadline=None)
+def test_parts_merge_to_the_whole(run: Run, paths: int, first: int, shares: list[float]) -> None:
+    terms = {"num_simulations": paths, "first_simulation": first, "seed": 5, **REFERENCE}
+    whole = Example(dict(bind(MONTE_CARLO_EUROPEAN, terms, {}, need_content=True).params), {})
+    parts = estimate.split_paths(whole, shares)
+    assert len(parts) <= len(shares)
+    ranges = [(part.params["first_simulation"], part.params["num_simulations"]) for part in parts]
+    assert [start for start, _ in ranges] == [first + sum(count for _, count in ranges[:i]) for i in range(len(parts))]
+    merged = estimate.merge_paths(whole, [run(MONTE_CARLO_EUROPEAN, **part.params) for part in parts])
+    wanted = run(MONTE_CARLO_EUROPEAN, **terms)
+    assert merged["num_simulations"] == wanted["num_simulations"] == paths
+    assert merged["price"] == pytest.approx(wanted["price"], rel=1e-12, abs=1e-12)
+    assert merged["standard_error"] == pytest.approx(wanted["standard_error"], rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "terms", [{"num_simulations": 5_000, "method": "quasi_random"}, {"target_standard_error": 0.5}]
+)
+def test_what_is_no_range_of_paths_stays_whole(terms: dict[str, Any], run: Run) -> None:
+    whole = Example(dict(bind(MONTE_CARLO_EUROPEAN, {**REFERENCE, **terms}, {}, need_content=True).params), {})
+    assert estimate.split_paths(whole, (0.5, 0.5)) == [whole]
+    out = run(MONTE_CARLO_EUROPEAN, **whole.params)
+    assert estimate.merge_paths(whole, [out]) == out
+
+
+@pytest.mark.parametrize("method", ["pseudo_random", "quasi_random"])
+@pytest.mark.parametrize("option_type", ["call", "put"])
+@pytest.mark.parametrize("strike", [80.0, 110.0])
+def test_without_volatility_the_price_is_exact(method: str, option_type: str, strike: float, run: Run) -> None:
+    terms = {"spot_price": 100.0, "strike_price": strike, "option_type": option_type, "method": method}
+    gain = 100.0 - strike * math.exp(-0.05)
+    for much in ({"num_simulations": 7}, {"target_standard_error": 0.1}):
+        out = run(MONTE_CARLO_EUROPEAN, volatility=0.0, **much, **terms)
+        assert out["price"] == pytest.approx(max(gain if option_type == "call" else -gain, 0.0), abs=1e-12)
+        assert out["standard_error"] == 0.0
+
+
+@pytest.mark.parametrize("method", ["pseudo_random", "quasi_random"])
+@pytest.mark.parametrize("strike", [80.0, 99.0, 120.0])
+def test_at_expiry_the_price_is_what_is_paid(method: str, strike: float, run: Run) -> None:
+    terms = {"spot_price": 100.0, "strike_price": strike, "volatility": 0.3, "maturity": 1e-12}
+    out = run(MONTE_CARLO_EUROPEAN, num_simulations=1_000, method=method, **terms)
+    assert out["price"] == pytest.approx(max(100.0 - strike, 0.0), abs=1e-5)
+
+
+@pytest.mark.parametrize(("strike", "option_type"), [(250.0, "call"), (40.0, "put"), (20.0, "call"), (500.0, "put")])
+def test_lattices_price_what_hardly_ever_or_always_pays(strike: float, option_type: str, run: Run) -> None:
+    terms = {"spot_price": 100.0, "strike_price": strike, "volatility": 0.2, "option_type": option_type}
+    out = run(MONTE_CARLO_EUROPEAN, num_simulations=100_000, method="quasi_random", **terms)
+    assert out["price"] == pytest.approx(closed_form(**terms), rel=1e-5)  # type: ignore[arg-type]
