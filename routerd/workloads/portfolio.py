@@ -1,7 +1,0 @@
-"""Choosing a portfolio."""
-
-from __future__ import annotations
-
-from routerd.interfaces import Workload
-
-WORKLOADS: tuple[Workload, ...] = ()
