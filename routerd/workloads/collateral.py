@@ -1,7 +1,0 @@
-"""Collateral and margin."""
-
-from __future__ import annotations
-
-from routerd.interfaces import Workload
-
-WORKLOADS: tuple[Workload, ...] = ()
