@@ -1,7 +1,0 @@
-"""Bars from ticks."""
-
-from __future__ import annotations
-
-from routerd.interfaces import Workload
-
-WORKLOADS: tuple[Workload, ...] = ()
