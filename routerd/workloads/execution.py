@@ -1,7 +1,0 @@
-"""Executing and checking orders."""
-
-from __future__ import annotations
-
-from routerd.interfaces import Workload
-
-WORKLOADS: tuple[Workload, ...] = ()
