@@ -53,6 +53,7 @@ bench: $(VENV)/.test ## measure and print the figures beside their targets
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.decide
 	@$(BIN)/python -m benchmarks.run_overhead
+	@$(BIN)/python -m benchmarks.workloads
 
 coverage: $(VENV)/.test ## run all tests with coverage
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

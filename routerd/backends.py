@@ -15,6 +15,7 @@ _EXTRAS = {
     "coremltools": "ane",
     "dwave": "annealer",
     "mlx": "metal",
+    "safetensors": "models",
     "torch": "torch",
 }
 

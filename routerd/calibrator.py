@@ -19,7 +19,7 @@ from routerd.logs import get_logger
 from routerd.store import Store
 from routerd.worker import messages
 from routerd.worker.fleet import BackendState, Fleet, Knowledge, Pair
-from routerd.worker.supervisor import BACKGROUND, Answer, Make
+from routerd.worker.supervisor import BACKGROUND, FOREGROUND, Answer, Make
 
 _log = get_logger("calibration")
 
@@ -49,6 +49,7 @@ class Calibrator:
         self._progress = asyncio.Condition()
         self._retry_at: dict[tuple[str, str], float] = {}
         self._crashes: Counter[tuple[str, str]] = Counter()
+        self._proving: set[tuple[str, str]] = set()
         self._fingerprints: dict[tuple[str, str], str] = {}
         self._task: asyncio.Task[None] | None = None
         self._on_change = on_change
@@ -67,13 +68,16 @@ class Calibrator:
                 if pair.model.calibrated and pair.model.observations:
                     await self._keep(backend, pair)
 
-    def restore(self, backend: BackendState) -> None:
-        """A backend came up: take back what was measured under the same fingerprint; the rest will be done."""
+    def restore(self, backend: BackendState, only: str | None = None) -> None:
+        """A backend came up, or loaded the model ``only``: take back what was measured under the same fingerprint.
+
+        The rest will be done.
+        """
         if backend.device is None:
             return
         kept: dict[str, dict[tuple[str, str], bytes]] = {}
         for name, pair in backend.pairs.items():
-            if pair.model.calibrated or pair.unsupported is not None:
+            if pair.model.calibrated or pair.unsupported is not None or only not in (None, name):
                 continue
             key = fingerprint(backend.spec, backend.device, kernel_digest(self._fleet.workloads[name]))
             self._fingerprints[backend.spec.name, name] = key
@@ -108,6 +112,7 @@ class Calibrator:
             for backend in self._fleet.backends.values():
                 for name in names & backend.pairs.keys():
                     fresh = Pair(name, backend.pairs[name].unsupported)
+                    fresh.absent = backend.pairs[name].absent
                     fresh.error = 0.0 if backend.spec.name == CONTRACT_BACKEND else None
                     backend.pairs[name] = fresh
             self._retry_at.clear()
@@ -127,6 +132,7 @@ class Calibrator:
             if backend.state == "ready"
             for name, pair in backend.pairs.items()
             if pair.unsupported is None
+            and not pair.absent
             and (pair.error is None or pair.quarantine is not None or not pair.model.calibrated)
             and self._retry_at.get((backend.spec.name, name), 0.0) <= now
         ]
@@ -151,22 +157,35 @@ class Calibrator:
         candidates = [
             (backend, pair)
             for backend, pair in self._open_pairs()
-            if self._when_idle or pair.workload in self._fleet.wanted
+            if (self._when_idle or pair.workload in self._fleet.wanted)
+            and (backend.spec.name, pair.workload) not in self._proving
         ]
         if not candidates:
             return None
         return min(candidates, key=lambda one: (one[1].workload not in self._fleet.wanted, one[1].model.calibrated))
 
-    async def _bring_up(self, backend: BackendState, pair: Pair) -> None:
+    async def prove(self, backend: BackendState, pair: Pair) -> None:
+        """Prove a pair at once, beside whatever runs: a new version of a model waits for it. It is timed later, with the rest."""
+        key = (backend.spec.name, pair.workload)
+        if key in self._proving:
+            return
+        self._proving.add(key)
+        try:
+            await self._bring_up(backend, pair, urgent=True)
+        finally:
+            self._proving.discard(key)
+            self._wake.set()
+
+    async def _bring_up(self, backend: BackendState, pair: Pair, *, urgent: bool = False) -> None:
         name, workload = backend.spec.name, self._fleet.workloads[pair.workload]
         try:
             if pair.error is None or pair.quarantine is not None:
                 pair.error = pair.quarantine = None
-                await self._prove(backend, pair, workload)
-            if pair.quarantine is None:
+                await self._prove(backend, pair, workload, urgent=urgent)
+            if pair.quarantine is None and not urgent:
                 await self._time(backend, pair, workload)
         except Unavailable as error:
-            if not backend.worker.up:  # this is taken up again when the worker is
+            if not backend.worker.up or pair.absent:  # this is taken up again when the worker is, and holds the model
                 _log.warning("calibration interrupted", backend=name, workload=workload.name, reason=error.message)
                 await asyncio.sleep(_IDLE_POLL_SECONDS)
                 return
@@ -183,6 +202,8 @@ class Calibrator:
             _log.exception("internal error", backend=name, workload=workload.name)
             pair.error, pair.quarantine = math.inf, f"internal error: {type(error).__name__}: {error}"
         self._crashes.pop((name, workload.name), None)
+        if backend.pairs.get(workload.name) is not pair:
+            return  # the model was removed meanwhile, or everything is to be measured again
         if pair.quarantine is not None:
             _log.warning("pair quarantined", backend=name, workload=workload.name, reason=pair.quarantine)
             self._schedule_retry(backend, pair)
@@ -191,15 +212,17 @@ class Calibrator:
         await self._keep(backend, pair)
         self._on_change()
 
-    async def _prove(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
+    async def _prove(self, backend: BackendState, pair: Pair, workload: Workload, *, urgent: bool) -> None:
         low, high = workload.work_range
         # The contract runs every example too, so the largest stays well below the calibrated range's end.
         works = (low, math.sqrt(low * high), low * (high / low) ** 0.8)
-        await self._idle(backend)
+        if not urgent:
+            await self._idle(backend)
         answer = await self._ask(
             backend,
             lambda number: (messages.Prove(number, backend.spec.name, workload.name, works), ()),
             self._run_seconds,
+            FOREGROUND if urgent else BACKGROUND,
         )
         pair.error = answer.outcome.error
         pair.model.cold_seconds = answer.outcome.cold_seconds
@@ -240,11 +263,11 @@ class Calibrator:
         outcome: messages.Measured = answer.outcome
         return outcome
 
-    async def _ask(self, backend: BackendState, make: Make, seconds: float) -> Answer:
-        """A job behind all tasks. It occupies the worker, so decisions are made afresh before and after it."""
+    async def _ask(self, backend: BackendState, make: Make, seconds: float, priority: int = BACKGROUND) -> Answer:
+        """A job, usually behind all tasks. It occupies the worker, so decisions are made afresh before and after it."""
         self._on_change()
         try:
-            return await backend.worker.ask(make, seconds=seconds, priority=BACKGROUND)
+            return await backend.worker.ask(make, seconds=seconds, priority=priority)
         finally:
             self._on_change()
 

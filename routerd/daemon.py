@@ -14,9 +14,11 @@ from routerd.facts import FactSource
 from routerd.flags import Flags
 from routerd.logs import get_logger
 from routerd.methods import Method, method_table
+from routerd.model_keeper import ModelKeeper
 from routerd.plugins import PluginRegistry
 from routerd.policies import PolicyKeeper
 from routerd.protocol import Calibrate
+from routerd.releases import Releases
 from routerd.reports import Reporter
 from routerd.router import Router
 from routerd.server import Server
@@ -47,7 +49,8 @@ class Daemon:
         try:
             policies = PolicyKeeper(settings.policy_paths, vocabulary(self._registry), flags.as_mapping(), store)
             facts = FactSource(self._fleet, flags.as_mapping(), self._registry.sensors)
-            self._router = Router(self._fleet, store, flags, facts, policies.load_first())
+            releases = Releases(self._fleet)
+            self._router = Router(self._fleet, store, flags, facts, policies.load_first(), releases)
             policies.attach(self._router)
             self._calibrator = Calibrator(
                 self._fleet,
@@ -55,6 +58,14 @@ class Daemon:
                 run_seconds=settings.calibration_run_seconds,
                 when_idle=settings.calibrate_when_idle,
                 on_change=self._router.changed,
+            )
+            self._keeper = ModelKeeper(
+                settings.models_dir,
+                int(settings.max_model_bytes),
+                self._fleet,
+                releases,
+                self._calibrator,
+                self._router.changed,
             )
             cache = DecisionCache(self._router)
             reporter = Reporter(
@@ -80,6 +91,7 @@ class Daemon:
 
         loop.add_signal_handler(signal.SIGHUP, reload)
         try:
+            await self._keeper.start()
             await self._fleet.start(self._settings.worker_start_seconds, self._backend_changed)
             self._server.listen(methods)
             self._calibrator.start()
@@ -92,18 +104,21 @@ class Daemon:
             if cut:
                 _log.warning("requests cut off", count=cut, after_seconds=self._settings.drain_seconds)
         finally:
+            await self._keeper.stop()
             await self._calibrator.stop()
             self._server.close()
             await self._fleet.stop(2.0)
             _log.info("stopped")
 
     async def _calibrate(self, params: Calibrate) -> dict[str, object]:
-        await self._calibrator.complete(params.workloads, again=params.again)
-        return {"workloads": sorted(params.workloads or self._fleet.workloads)}
+        names = [self._router.workload(name).name for name in params.workloads]
+        await self._calibrator.complete(names, again=params.again)
+        return {"workloads": sorted(names or self._fleet.workloads)}
 
     def _backend_changed(self, backend: BackendState | None) -> None:
         if backend is not None and backend.state == "ready":
             self._calibrator.restore(backend)
+            self._keeper.backend_ready(backend)
         elif backend is None:
             self._server.disown({worker.incarnation for worker in self._fleet.workers if worker.up})
         self._router.changed()

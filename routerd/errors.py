@@ -11,6 +11,7 @@
     │   ├── InvalidArray          invalid_array
     │   ├── UnknownSegment        unknown_segment
     │   ├── UnknownBackend        unknown_backend
+    │   ├── UnknownModel          unknown_model
     │   └── UnknownDecision       unknown_decision
     ├── LimitExceeded             limit_exceeded
     ├── ProtocolError             protocol_error
@@ -24,6 +25,7 @@
     │   ├── AlreadyRunning        already_running
     │   └── StateUnwritable       state_unwritable
     ├── PluginError               plugin_error
+    ├── InvalidModel              invalid_model
     ├── Unavailable               unavailable
     ├── NoCandidate               no_candidate
     ├── ExecutionError            execution_failed
@@ -106,6 +108,12 @@ class UnknownBackend(BadRequest):
     code = "unknown_backend"
 
 
+class UnknownModel(BadRequest):
+    """The models directory has no such model, or not that version of it."""
+
+    code = "unknown_model"
+
+
 class UnknownDecision(BadRequest):
     """No decision with that id is kept."""
 
@@ -185,6 +193,12 @@ class PluginError(RouterdError):
     """A plugin breaks its contract; it fails alone."""
 
     code = "plugin_error"
+
+
+class InvalidModel(RouterdError):
+    """A model's files cannot be accepted; the message says why and what to do."""
+
+    code = "invalid_model"
 
 
 class Unavailable(RouterdError):

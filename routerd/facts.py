@@ -49,7 +49,7 @@ class FactSource:
     def gather(self, task: Task, workload: Workload, session: Session, used: frozenset[str]) -> dict[str, Any]:
         """Facts about this task from this client, with those of time and hardware that ``used`` names."""
         facts: dict[str, Any] = {
-            "workload.name": task.workload,
+            "workload.name": workload.declared_name,
             "workload.family": workload.family,
             "workload.engine": workload.engines,
             "task.work": task.work,
@@ -62,6 +62,8 @@ class FactSource:
         }
         if task.batch is not None:
             facts["task.batch"] = task.batch
+        if workload.model is not None:
+            facts["task.model"], facts["task.model_version"] = workload.model
         if task.deadline_seconds is not None:
             facts["task.deadline_ms"] = task.deadline_seconds * 1000.0
         facts.update(self.ambient(used))

@@ -28,6 +28,8 @@ NEEDS = {
     "sort": "sorting, in a stable order",
     "searchsorted": "binary search in a sorted array",
     "scatter": "sums and maxima over groups of elements (sum_by, max_by)",
+    "torch_module": "torch, because it is a TorchScript module or an exported program",
+    "core_ml": "Core ML, because it is an .mlpackage",
 }
 
 #: The backend whose float64 result is the contract that every other backend is compared with.
@@ -85,6 +87,13 @@ class Example(NamedTuple):
 
     params: dict[str, Scalar]
     arrays: dict[str, Any]
+
+
+class ModelId(NamedTuple):
+    """A user's model and its version."""
+
+    name: str
+    version: int
 
 
 class Namespace(Protocol):
@@ -163,6 +172,9 @@ class Workload:
         needs: what the kernel needs beyond the basics, of :data:`NEEDS`.
         cpu_only: written for NumPy alone, because no other device has anything to gain.
         split, merge: how one task becomes several, and their outputs one again; both or neither.
+        model: the user's model that the kernel runs, where it runs one.
+        content: a digest of what the kernel computes with beyond its code, such as a model's weights.
+        contract_precision: what the contract computes in, where ``needs`` keep the kernel from NumPy.
     """
 
     name: str
@@ -187,10 +199,18 @@ class Workload:
     cpu_only: bool = False
     split: Split | None = None
     merge: Merge | None = None
+    model: ModelId | None = None
+    content: str = ""
+    contract_precision: Literal["float64", "float32"] = "float64"
 
     @property
     def family(self) -> str:
         return self.name.split(".", 1)[0]
+
+    @property
+    def declared_name(self) -> str:
+        """Its name in the catalogue and in policies: ``ml.model`` for each version of each model."""
+        return self.name.partition("/")[0]
 
     @property
     def dim_names(self) -> tuple[str, ...]:

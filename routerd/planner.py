@@ -53,7 +53,8 @@ class Planner:
         )
         choice = choose(candidates, self._preference(verdict, task, priors))
         chosen = choice.ranking[0]
-        contract_seconds = self._contract_seconds(task, choice)
+        contract_seconds = self._contract_seconds(task)
+        baseline = contract_seconds or max(one.predicted_seconds for one in candidates)
         rule = verdict.rule
         decision = Decision(
             decision_id=decision_id,
@@ -62,7 +63,7 @@ class Planner:
             primary_hardware=chosen.device_kind,
             backend=chosen.backend,
             confidence=choice.confidence,
-            estimated_gain=contract_seconds / chosen.predicted_seconds,
+            estimated_gain=baseline / chosen.predicted_seconds,
             predicted_seconds=chosen.predicted_seconds,
             reasoning=explain(
                 task,
@@ -146,14 +147,15 @@ class Planner:
         models = {one.backend: self._fleet.backends[one.backend].pairs[task.workload].model for one in choice.ranking}
         return frozenset(name for name, model in models.items() if model.calibrated and not model.reaches(task.work))
 
-    def _contract_seconds(self, task: Task, choice: Choice) -> float:
-        """Predicted completion on the contract's backend, whether or not it may take the task."""
-        for candidate in choice.ranking:
-            if candidate.backend == CONTRACT_BACKEND:
-                return candidate.predicted_seconds
+    def _contract_seconds(self, task: Task) -> float | None:
+        """Predicted completion on the contract's backend, whether or not it may take the task; ``None`` if it cannot.
+
+        A user's model made for torch has none there, so its gain counts from the slowest candidate instead.
+        """
         contract = self._fleet.backends.get(CONTRACT_BACKEND)
-        if contract is None or task.workload not in contract.pairs:
-            return choice.ranking[0].predicted_seconds
+        pair = None if contract is None else contract.pairs.get(task.workload)
+        if contract is None or pair is None or pair.unsupported is not None:
+            return None
         return self._predict(contract, task).predicted_seconds
 
 

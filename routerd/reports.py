@@ -22,6 +22,7 @@ from routerd.settings import Settings
 from routerd.store import Store
 from routerd.worker.fleet import BackendState, Fleet, Pair
 from routerd.workloads.binding import TASK_OPTIONS
+from routerd.workloads.ml import MODEL
 
 
 class Reporter:
@@ -64,6 +65,7 @@ class Reporter:
             "ready": bool(ready),
             "socket": str(self._settings.socket),
             "state_dir": str(self._settings.state_dir),
+            "models_dir": str(self._settings.models_dir),
             "memory_bytes": self._process.memory_info().rss,
             "policy": self._policies.summary(),
             "backends": {backend.spec.name: backend.state for backend in backends},
@@ -126,7 +128,8 @@ class Reporter:
     def pending(self, workloads: Collection[str]) -> dict[str, Any]:
         """Pairs still to be proved or timed."""
         starting = [name for name, backend in self._fleet.backends.items() if backend.state == "starting"]
-        open_pairs: Sequence[tuple[str, str]] = self._calibrator.pending(workloads)
+        names = [self._router.workload(name).name for name in workloads]
+        open_pairs: Sequence[tuple[str, str]] = self._calibrator.pending(names)
         return {"starting": starting, "pairs": [{"backend": one, "workload": two} for one, two in open_pairs]}
 
     def _decisions(self) -> dict[str, int]:
@@ -169,12 +172,15 @@ class Reporter:
                 for name, backend in self._fleet.backends.items()
                 if workload.name in backend.pairs
             },
+            **({"models": self._router.releases.report()} if workload.name == MODEL else {}),
         }
 
 
 def _pair(pair: Pair) -> dict[str, Any]:
     if pair.unsupported is not None:
         state = "unsupported"
+    elif pair.absent:
+        state = "loading"
     elif pair.quarantine is not None:
         state = "quarantined"
     elif pair.error is None:

@@ -29,6 +29,7 @@ from routerd.interfaces import Workload
 from routerd.logs import decision_scope, get_logger
 from routerd.planner import GPU_KINDS, ActivePolicy, Planner
 from routerd.protocol import Ask, SegmentInfo
+from routerd.releases import Releases
 from routerd.session import InputSegment, Session
 from routerd.store import DecisionRecord, Store
 from routerd.types import Candidate, Decision, Placed, Result, Task, Timing
@@ -36,6 +37,7 @@ from routerd.worker import messages
 from routerd.worker.fleet import BackendState, Fleet
 from routerd.worker.supervisor import FOREGROUND, Answer
 from routerd.workloads.binding import bind
+from routerd.workloads.ml import MODEL
 
 _log = get_logger("router")
 
@@ -61,8 +63,17 @@ class Completed(NamedTuple):
 class Router:
     """Decides and executes for all clients. ``epoch`` grows whenever a decision could come out differently."""
 
-    def __init__(self, fleet: Fleet, store: Store, flags: Flags, facts: FactSource, active: ActivePolicy) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        store: Store,
+        flags: Flags,
+        facts: FactSource,
+        active: ActivePolicy,
+        releases: Releases | None = None,
+    ) -> None:
         self._fleet = fleet
+        self.releases = releases or Releases(fleet)
         self._store = store
         self._flags = flags
         self._facts = facts
@@ -98,8 +109,10 @@ class Router:
         return f"{self._boot}{next(self._ids):012x}"
 
     def workload(self, name: str) -> Workload:
-        """The workload of that name. Raises ``UnknownWorkload`` with the nearest spelling."""
+        """The workload of that name, or of that model. Raises ``UnknownWorkload`` with the nearest spelling."""
         workload = self._fleet.workloads.get(name)
+        if workload is None and name.startswith(f"{MODEL}/"):
+            return self.releases.named(name)
         if workload is None:
             known = self._fleet.workloads
             raise UnknownWorkload(
@@ -110,6 +123,8 @@ class Router:
     def question(self, ask: Ask, session: Session, *, need_content: bool = False) -> tuple[Task, dict[str, Any]]:
         """The checked task and the facts that the policy in force sees about it. Raises ``BadRequest`` kinds."""
         workload = self.workload(ask.workload)
+        if workload.name == MODEL:
+            workload = self.releases.resolve(ask.params)
         task = bind(workload, ask.params, ask.arrays, need_content=need_content)
         return task, self._facts.gather(task, workload, session, self._active.compiled.facts_used)
 
@@ -131,6 +146,10 @@ class Router:
         """Decide and execute. Falls back within the policy's constraints when a backend fails for a reason it lists."""
         started = time.perf_counter()
         plan = self.plan(ask, session, need_content=True)
+        with self.releases.using(plan.task.workload):
+            return await self._run(plan, session, started)
+
+    async def _run(self, plan: Plan, session: Session, started: float) -> Completed:
         segments = session.inputs_of(plan.task.arrays)
         session.admit(max(plan.task.nbytes - sum(ref.nbytes for ref in plan.task.arrays.values()), 0))  # its results
         self._admit(plan, session)

@@ -51,6 +51,12 @@ def _state_directory() -> Path:
     return platformdirs.user_state_path("routerd", appauthor=False)
 
 
+def _models_directory() -> Path:
+    import platformdirs
+
+    return platformdirs.user_data_path("routerd", appauthor=False) / "models"
+
+
 def _default_socket() -> Path:
     return default_socket_path(os.environ, sys.platform)
 
@@ -88,6 +94,11 @@ class Settings(BaseSettings):
     policy_paths: Annotated[tuple[UserPath, ...], BeforeValidator(_split), Field(min_length=1)] = Field(
         default_factory=lambda: (shipped("policies"),),
         description="Policy files and directories, merged in this order.",
+    )
+
+    models_dir: UserPath = Field(
+        default_factory=_models_directory,
+        description="Directory of users' models for ml.model, <name>/<version>/; it may be absent.",
     )
 
     # Plugins
@@ -129,6 +140,8 @@ class Settings(BaseSettings):
         _GIB,
         "Replies waiting for a client that does not read; beyond it the client is disconnected.",
     )
+
+    max_model_bytes: ByteSize = _bytes(_GIB, 64 * _KIB, 256 * _GIB, "Largest model file that is loaded.")
 
     # Records
     decision_buffer: PositiveInt = Field(
@@ -255,7 +268,7 @@ def _relative_to(file: Path, name: str, value: Any) -> Any:
     def anchor(part: Any) -> Any:
         return part if not isinstance(part, str) or part.startswith("~") else str(file.absolute().parent / part)
 
-    if name in ("socket", "state_dir"):
+    if name in ("socket", "state_dir", "models_dir"):
         return anchor(value)
     if name == "policy_paths":
         parts = _split(value)

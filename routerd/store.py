@@ -112,13 +112,21 @@ class Store:
     def decisions(
         self, limit: int = 100, workload: str | None = None, since: float | None = None
     ) -> list[DecisionRecord]:
-        """The newest decisions first, by the time they were made; ``since`` (Unix seconds) is included."""
+        """The newest decisions first, by the time they were made; ``since`` (Unix seconds) is included.
+
+        ``ml.model`` stands for every version of every model.
+        """
         self.flush()
-        conditions = {"workload = ?": workload, "time >= ?": since}
-        given = {text: value for text, value in conditions.items() if value is not None}
+        given: dict[str, tuple[Any, ...]] = {}
+        if workload is not None:
+            below = f"{workload}/"
+            given["(workload = ? OR workload BETWEEN ? AND ?)"] = (workload, below, f"{below}\uffff")
+        if since is not None:
+            given["time >= ?"] = (since,)
         where = f"WHERE {' AND '.join(given)} " if given else ""
         sql = f"SELECT decision_id, record FROM decisions {where}ORDER BY time DESC, seq DESC LIMIT ?"
-        rows = self._database.run(lambda db: db.execute(sql, (*given.values(), _rows_wanted(limit))).fetchall())
+        values = (*(value for one in given.values() for value in one), _rows_wanted(limit))
+        rows = self._database.run(lambda db: db.execute(sql, values).fetchall())
         records = [self._decode(*row) for row in rows]
         readable = [record for record in records if record is not None]
         if len(readable) < len(records):

@@ -92,7 +92,8 @@ class Decision(Struct, frozen=True, forbid_unknown_fields=True):
     """Where a task should run, and why.
 
     ``confidence`` is the probability that the choice is the best one under the predicted distributions;
-    ``estimated_gain`` is predicted time on ``cpu.numpy`` divided by predicted time on the choice;
+    ``estimated_gain`` is predicted time on ``cpu.numpy`` (where that cannot run the workload: on the slowest candidate)
+    divided by predicted time on the choice;
     ``rule`` is the policy rule with its file and line.
     """
 

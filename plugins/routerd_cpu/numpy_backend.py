@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from routerd.errors import Unavailable
 from routerd.interfaces import Execution, HostArrays, Params, Workload
-from routerd.namespaces.execution import execute_kernel
+from routerd.namespaces.execution import execute_kernel, refusal
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.types import Device
 from routerd_cpu.processor import available_threads, describe, read_processor
@@ -21,7 +22,10 @@ class NumpyBackend:
         return describe(read_processor(), threads=self._threads, numpy=np.__version__)
 
     def supports(self, workload: Workload) -> bool:
-        del workload  # whatever is in the catalogue runs here, or there would be nothing to compare with
+        """Whatever is in the catalogue runs here, or there would be nothing to compare with; users' models may not."""
+        reason = refusal(workload, NumpyNamespace())
+        if reason is not None:
+            raise Unavailable(reason)
         return True
 
     def prepare(self, workload: Workload) -> None:

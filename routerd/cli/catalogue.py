@@ -10,6 +10,7 @@ import typer
 from routerd.cli import output
 from routerd.cli.examples import example_commands, find_workload
 from routerd.cli.link import Link
+from routerd.cli.models import models_view
 from routerd.cli.options import Json, Socket, complete_workload
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def _one(workload: Mapping[str, Any]) -> list[RenderableType]:
         cold = when(pair["cold_seconds"])
         proofs.add_row(name, output.state(pair["state"]), error, cold, str(pair["executions"]), pair["reason"])
     parts += ["", output.styled("proof on this machine", "bold"), proofs]
+    parts += models_view(workload)
     commands = _examples(workload["name"])
     if commands:
         parts += ["", output.styled("examples", "bold"), *commands]

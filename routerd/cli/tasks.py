@@ -12,6 +12,7 @@ import typer
 from routerd.cli import arguments, output
 from routerd.cli.examples import with_example
 from routerd.cli.link import CLIENT_NAME, WAIT_SECONDS, Link, socket_path
+from routerd.cli.models import declared_name
 from routerd.cli.options import InputList, Json, ParamList, ShapeList, Socket, WorkloadName
 from routerd.errors import BadRequest, UnknownParameter, suggest
 
@@ -76,7 +77,7 @@ def run(
     from routerd.client import connect
 
     with connect(socket_path(socket), name=CLIENT_NAME, timeout=WAIT_SECONDS) as router:
-        (declared,) = router.call("workloads", {"name": workload})
+        (declared,) = router.call("workloads", {"name": declared_name(workload, params)})
         targets = _targets(save or [], declared)
         result = router.run(workload, **params, **arrays)
         saved = {name: str(_save(path, result[name])) for name, path in targets.items()}

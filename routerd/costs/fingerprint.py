@@ -14,6 +14,7 @@ from routerd.interfaces import BackendSpec, Workload
 from routerd.types import Device
 
 _CATALOGUE = Path(__file__).parent.parent / "workloads"
+_MODELS = Path(__file__).parent.parent / "models"
 
 
 def fingerprint(spec: BackendSpec, device: Device, code: str) -> str:
@@ -26,14 +27,15 @@ def fingerprint(spec: BackendSpec, device: Device, code: str) -> str:
 
 
 def kernel_digest(workload: Workload) -> str:
-    """A digest of the code that a proof of this workload is about: its own file's package and the namespaces.
+    """A digest of what a proof of this workload is about: its own file's package, the namespaces, and its content.
 
-    The built-in families share modules, so each counts the whole catalogue.
+    The built-in families share modules, so each counts the whole catalogue; so does a user's model, and what loads it.
     """
     own = Path(workload.kernel.__code__.co_filename).parent
     if _CATALOGUE in own.parents:
         own = _CATALOGUE
-    return _digest_directories((own, _CATALOGUE.parent / "namespaces"))
+    more = (_CATALOGUE,) if own == _MODELS else ()
+    return _digest_directories((own, *more, _CATALOGUE.parent / "namespaces")) + workload.content
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,9 @@ from routerd.interfaces import NEEDS, Execution, HostArrays, Namespace, Params, 
 
 _NO_BUFFERS: Mapping[str, Any] = {}
 
+#: Why a namespace without Core ML lacks it.
+NO_CORE_ML = "only the neural engine's plugin on macOS can run it"
+
 
 def execute_kernel(
     namespace: Namespace, workload: Workload, params: Params, inputs: HostArrays, into: HostArrays = _NO_BUFFERS
@@ -47,6 +50,21 @@ def refusal(workload: Workload, namespace: Namespace) -> str | None:
         if need in namespace.lacks:
             return f"{workload.name} needs {NEEDS[need]}: {namespace.lacks[need]}"
     return None
+
+
+def contract_namespace(workload: Workload) -> Namespace:
+    """Where the contract of this workload is computed: NumPy, but for a kernel that only torch can run.
+
+    Such a kernel is a model made for torch, and what it computes is the model run by torch itself on the processor in
+    float64 (or, where the model insists on it, in float32).
+    """
+    if "torch_module" in workload.needs:
+        from routerd.namespaces.torch import TorchNamespace
+
+        return TorchNamespace("cpu", workload.contract_precision)
+    from routerd.namespaces.numpy import NumpyNamespace
+
+    return NumpyNamespace()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from routerd.namespaces.execution import NO_CORE_ML
+
 _NO_FLOAT64 = (
     "MLX computes in float32 (it has no float64 on a GPU, and on a CPU some of its functions round to float32)"
 )
+_MAX_LANES = 1024
 
 
 class MlxNamespace:
@@ -31,7 +34,11 @@ class MlxNamespace:
         self.real: Any = mx.float32
         self.integer: Any = mx.int64
         self.block = 2**16 if device == "cpu" else 2**22
-        self.lacks: Mapping[str, str] = {"float64": _NO_FLOAT64}
+        self.lacks: Mapping[str, str] = {
+            "float64": _NO_FLOAT64,
+            "torch_module": "MLX cannot run it; a backend of torch can",
+            "core_ml": NO_CORE_ML,
+        }
 
     def asarray(self, values: Any) -> Any:
         if isinstance(values, self._mx.array):
@@ -49,10 +56,16 @@ class MlxNamespace:
         return self._mx.matmul(left, right)
 
     def sum_by(self, values: Any, groups: Any, count: int) -> Any:
-        return self._mx.zeros((count,), dtype=self.real).at[groups].add(values)
+        # MLX adds one element after another, in float32: lanes keep the sums of long groups short, and threads apart.
+        lanes = max(1, min(_MAX_LANES, values.shape[0] // (4 * count)))
+        cells = groups.astype(self.integer) * lanes + self.arange(0, values.shape[0]) % lanes
+        sums = self._mx.zeros((count * lanes,), dtype=self.real).at[cells].add(values)
+        return self._mx.sum(self._mx.reshape(sums, (count, lanes)), axis=1)
 
     def max_by(self, values: Any, groups: Any, count: int) -> Any:
-        return self._mx.full((count,), -1, dtype=self.integer).at[groups].maximum(values)
+        # Metal scatters nothing that is 8 bytes wide; memory is shared, so the processor does it.
+        with self._mx.stream(self._mx.cpu):
+            return self._mx.full((count,), -1, dtype=self.integer).at[groups].maximum(values)
 
     def from_host(self, array: Any) -> Any:
         host = np.asarray(array)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from routerd.interfaces import HostArrays
+from routerd.namespaces.execution import NO_CORE_ML
 
 
 class NumpyNamespace:
@@ -19,7 +20,9 @@ class NumpyNamespace:
     real: Any = np.float64
     integer: Any = np.int64
     block = 2**14
-    lacks: Mapping[str, str] = MappingProxyType({})
+    lacks: Mapping[str, str] = MappingProxyType(
+        {"torch_module": "NumPy cannot run it; a backend of torch can", "core_ml": NO_CORE_ML}
+    )
 
     def __init__(self, into: HostArrays | None = None) -> None:
         self._into = into or {}

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from routerd.namespaces.execution import NO_CORE_ML
+
 
 class TorchNamespace:
     """torch through array-api-compat.
@@ -24,25 +26,28 @@ class TorchNamespace:
         import torch
 
         self._torch = torch
-        self._device = torch.device(device)
+        self.device = torch.device(device)
         self._product = getattr(torch, product_precision) if product_precision else None
         self.xp: Any = xp
         self.real: Any = getattr(torch, precision)
         self.integer: Any = torch.int64
-        self.block = 2**16 if self._device.type == "cpu" else 2**22
-        self.lacks: Mapping[str, str] = (
-            {} if precision == "float64" else {"float64": f"torch computes in {precision} here"}
-        )
+        self.block = 2**16 if self.device.type == "cpu" else 2**22
+        lacks = {"core_ml": NO_CORE_ML}
+        if precision != "float64":
+            lacks["float64"] = f"torch computes in {precision} here"
+        if product_precision is not None:
+            lacks["torch_module"] = f"its products are its own and cannot be taken in {product_precision}"
+        self.lacks: Mapping[str, str] = lacks
         _spend_read_only_warning(torch)
 
     def asarray(self, values: Any) -> Any:
-        return self._torch.asarray(values, dtype=self.real).to(self._device)  # float64 must not reach mps
+        return self._torch.asarray(values, dtype=self.real).to(self.device)  # float64 must not reach mps
 
     def arange(self, start: int, stop: int) -> Any:
-        return self._torch.arange(start, stop, dtype=self.integer, device=self._device)
+        return self._torch.arange(start, stop, dtype=self.integer, device=self.device)
 
     def zeros(self, shape: tuple[int, ...]) -> Any:
-        return self._torch.zeros(shape, dtype=self.real, device=self._device)
+        return self._torch.zeros(shape, dtype=self.real, device=self.device)
 
     def matmul(self, left: Any, right: Any, *, into: str | None = None) -> Any:
         del into  # the result leaves the device in another precision, so it is never written in place
@@ -52,12 +57,12 @@ class TorchNamespace:
 
     def sum_by(self, values: Any, groups: Any, count: int) -> Any:
         # Float32 sums over long groups are taken in float64 where the device has it.
-        wide = self._torch.float64 if self._device.type != "mps" else self.real
-        sums = self._torch.zeros(count, dtype=wide, device=self._device)
+        wide = self._torch.float64 if self.device.type != "mps" else self.real
+        sums = self._torch.zeros(count, dtype=wide, device=self.device)
         return sums.index_add_(0, groups, values.to(wide)).to(self.real)
 
     def max_by(self, values: Any, groups: Any, count: int) -> Any:
-        greatest = self._torch.full((count,), -1, dtype=self.integer, device=self._device)
+        greatest = self._torch.full((count,), -1, dtype=self.integer, device=self.device)
         return greatest.scatter_reduce_(0, groups, values, "amax")
 
     def from_host(self, array: Any) -> Any:
@@ -65,7 +70,7 @@ class TorchNamespace:
         tensor = self._torch.from_numpy(np.asarray(array, order="C"))
         if tensor.dtype.is_floating_point:
             tensor = tensor.to(self.real)
-        return tensor.to(self._device)
+        return tensor.to(self.device)
 
     def to_host(self, array: Any, *, out: Any = None) -> np.ndarray[Any, Any]:
         host = array.detach().to("cpu")
@@ -78,9 +83,9 @@ class TorchNamespace:
         return np.asarray(host.numpy())
 
     def synchronize(self) -> None:
-        if self._device.type == "cuda":
-            self._torch.cuda.synchronize(self._device)
-        elif self._device.type == "mps":
+        if self.device.type == "cuda":
+            self._torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
             self._torch.mps.synchronize()
 
 

@@ -60,6 +60,8 @@ FACTS: dict[str, Fact] = {
     "task.deadline_ms": Fact("number", "time the result is worth waiting for; missing if the client gave none", "ms"),
     "task.tolerance": Fact("number", "largest relative error that the task accepts"),
     "task.priority": Fact("number", "-10 to 10; 0 is usual"),
+    "task.model": Fact("name", "the model that ml.model runs; missing for every other workload"),
+    "task.model_version": Fact("number", "the version of that model; missing for every other workload"),
     "client.name": Fact("name", "the name that the client gave in hello"),
     "client.uid": Fact("uid", "user id of the peer, as the kernel reports it; self is the daemon's user, root is 0"),
     "client.gid": Fact("number", "group id of the peer, as the kernel reports it"),

@@ -42,8 +42,10 @@ class NullBackend:
         return Device(kind=self._device_kind, name="null")
 
     def supports(self, workload: Workload) -> bool:
-        del workload
-        return self._fail != "unsupported"
+        from routerd.namespaces.execution import refusal
+        from routerd.namespaces.numpy import NumpyNamespace
+
+        return self._fail != "unsupported" and refusal(workload, NumpyNamespace()) is None
 
     def prepare(self, workload: Workload) -> None:
         """There is nothing to compile."""

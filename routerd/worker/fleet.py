@@ -30,11 +30,15 @@ class Knowledge(Struct, frozen=True):
 
 
 class Pair:
-    """One backend on one workload: unsupported, unproved, proved or quarantined; and what it costs."""
+    """One backend on one workload: unsupported, unproved, proved or quarantined; and what it costs.
+
+    ``absent`` is why a model that is known of the pair is not in its worker now.
+    """
 
     def __init__(self, workload: str, unsupported: str | None) -> None:
         self.workload = workload
         self.unsupported = unsupported
+        self.absent = ""
         self.error: float | None = None
         self.quarantine: str | None = None
         self.model = CostModel()
@@ -44,6 +48,8 @@ class Pair:
         """Why the pair may not take a task of any tolerance, or ``None``."""
         if self.unsupported is not None:
             return self.unsupported
+        if self.absent:
+            return self.absent
         if self.quarantine is not None:
             return f"quarantined: {self.quarantine}"
         if self.error is None:
@@ -74,7 +80,8 @@ class BackendState:
         """Why it may not take this workload now, or ``None``."""
         if self.state != "ready":
             return f"{self.state}: {self.reason}"
-        return self.pairs[workload].objection()
+        pair = self.pairs.get(workload)
+        return "has not loaded this model yet" if pair is None else pair.objection()
 
 
 class Fleet:
@@ -86,7 +93,7 @@ class Fleet:
         workloads: Mapping[str, Workload],
         settings: WorkerSettings,
     ) -> None:
-        self.workloads = workloads
+        self.workloads = dict(workloads)
         self.backends: dict[str, BackendState] = {}
         self.workers: list[Worker] = []
         self.wanted: set[str] = set()
@@ -106,6 +113,28 @@ class Fleet:
         if workload not in self.wanted:
             self.wanted.add(workload)
             self._on_change(None)
+
+    def add_workload(self, workload: Workload) -> None:
+        """A model was loaded: it can be asked for from now on, and it is there to be used."""
+        self.workloads[workload.name] = workload
+        self.wanted.add(workload.name)
+
+    def remove_workload(self, name: str) -> None:
+        """A model went, with all that is known of it. Workers free it."""
+        self.workloads.pop(name, None)
+        self.wanted.discard(name)
+        for backend in self.backends.values():
+            backend.pairs.pop(name, None)
+        for worker in self.workers:
+            worker.tell(messages.Release(name))
+
+    def support(self, workload: str, supported: Mapping[str, str | None]) -> None:
+        """What backends said of a model that their worker holds now: ``None`` where they can run it, else why not."""
+        for name, unsupported in supported.items():
+            pair = self.backends[name].pairs.setdefault(workload, Pair(workload, unsupported))
+            pair.unsupported, pair.absent = unsupported, ""
+            if name == CONTRACT_BACKEND and unsupported is None:
+                pair.error = 0.0
 
     def spawn(self) -> None:
         """Start the process of the contract's worker. Needs no event loop."""
@@ -176,6 +205,9 @@ class Fleet:
     def _down(self, worker: Worker, reason: str) -> None:
         for spec in worker.specs:
             backend = self.backends[spec.name]
+            for name, pair in backend.pairs.items():
+                if self.workloads[name].declared_name != name:  # its next process holds no model yet
+                    pair.absent = "its worker is loading the model again"
             if backend.state in ("unavailable", "failed"):
                 continue
             if backend.state != "ready":

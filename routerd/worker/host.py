@@ -6,6 +6,7 @@ import math
 import traceback
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -13,9 +14,10 @@ import numpy as np
 
 from routerd.backends import create_backend
 from routerd.errors import ExecutionError, OutOfMemory, RouterdError, Unavailable
-from routerd.interfaces import Backend, BackendSpec, Workload
-from routerd.namespaces.execution import execute_kernel
-from routerd.namespaces.numpy import NumpyNamespace
+from routerd.interfaces import Backend, BackendSpec, ModelId, Workload
+from routerd.models.description import Description, unloadable
+from routerd.models.loading import load_model
+from routerd.namespaces.execution import contract_namespace, execute_kernel
 from routerd.protocol import SegmentInfo, failure
 from routerd.types import ITEM_BYTES, ArrayRef
 from routerd.worker import messages
@@ -46,7 +48,8 @@ class Host:
     """Backends, segments and workloads of one worker process."""
 
     def __init__(self, workloads: Mapping[str, Workload], *, incarnation: int, inline_bytes: int) -> None:
-        self._workloads = workloads
+        self._workloads = dict(workloads)
+        self._models: dict[str, Description] = {}
         self._inline_bytes = inline_bytes
         self._backends: dict[str, Backend] = {}
         self._prepared: set[tuple[str, str]] = set()
@@ -60,6 +63,8 @@ class Host:
             messages.Recycle: self._recycle,
             messages.Discard: self._discard,
             messages.Forget: self._forget,
+            messages.Adopt: self._adopt,
+            messages.Release: self._let_go,
         }
         self.created: list[OutputSegment] = []
 
@@ -99,13 +104,13 @@ class Host:
         return messages.Loaded(job.id, device, supported, perf_counter() - started)
 
     def _prove(self, job: messages.Prove) -> messages.Proved:
-        backend, workload = self._backends[job.backend], self._workloads[job.workload]
-        worst, cold_seconds = 0.0, 0.0
+        backend, workload = self._backends[job.backend], self._workload(job.workload)
+        worst, cold_seconds, reference = 0.0, 0.0, contract_namespace(workload)
         for number, work in enumerate(job.works):
             example = workload.example(work, np.random.default_rng(_PROOF_SEED + number))
             for variant in workload.variants:
                 params = _with_defaults(workload, {**example.params, **variant})
-                contract = execute_kernel(NumpyNamespace(), workload, params, example.arrays).outputs
+                contract = execute_kernel(reference, workload, params, example.arrays).outputs
                 started = perf_counter()
                 self._prepare(job.backend, workload)
                 outputs = backend.execute(workload, params, example.arrays, {}).outputs
@@ -114,7 +119,7 @@ class Host:
         return messages.Proved(job.id, worst, cold_seconds)
 
     def _measure(self, job: messages.Measure) -> messages.Measured:
-        workload = self._workloads[job.workload]
+        workload = self._workload(job.workload)
         example = workload.example(job.work, np.random.default_rng(_PROOF_SEED))
         params = _with_defaults(workload, example.params)
         dims = dims_of(workload, {name: array.shape for name, array in example.arrays.items()})
@@ -134,11 +139,39 @@ class Host:
 
     def _execute(self, job: messages.Execute) -> messages.Executed:
         self._outputs.recycle(job.client, job.recycle)
-        workload = self._workloads[job.workload]
+        workload = self._workload(job.workload)
         inputs = {name: self._inputs.view(name, ref) for name, ref in job.arrays.items()}
         refs, transfer, kernel = self._run(job.backend, workload, job.params, inputs, job.dims, job.client)
         created = tuple(segment.info for segment in self.created)
         return messages.Executed(job.id, job.client, refs, transfer, kernel, created)
+
+    def _workload(self, name: str) -> Workload:
+        workload = self._workloads.get(name)
+        if workload is None:
+            raise Unavailable(f"this worker does not hold {name} yet")
+        return workload
+
+    def _adopt(self, job: messages.Adopt) -> messages.Adopted:
+        """Load a model unless it is loaded already, or no backend here could run it: then not even its file is opened."""
+        description = self._models.get(job.workload)
+        if description is None:
+            supported = self._supported(unloadable(job.workload, Path(job.file).suffix))
+            if all(reason is not None for reason in supported.values()):
+                return messages.Adopted(job.id, None, supported)
+            model = ModelId(job.model, job.version)
+            description, self._workloads[job.workload] = load_model(
+                Path(job.directory), model, job.file, job.workload, limit=job.max_bytes, digest=job.digest
+            )
+            self._models[job.workload] = description
+        return messages.Adopted(job.id, description, self._supported(self._workloads[job.workload]))
+
+    def _supported(self, workload: Workload) -> dict[str, str | None]:
+        return {name: _support(backend, workload) for name, backend in self._backends.items()}
+
+    def _let_go(self, job: messages.Release) -> None:
+        self._models.pop(job.workload, None)
+        self._workloads.pop(job.workload, None)
+        self._prepared = {one for one in self._prepared if one[1] != job.workload}
 
     def _run(
         self,

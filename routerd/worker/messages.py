@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from msgspec import Struct, field, msgpack
 
+from routerd.models.description import Description
 from routerd.protocol import Failure, SegmentInfo
 from routerd.types import ArrayRef, Device, Scalar
 
@@ -59,6 +60,22 @@ class Execute(Struct, frozen=True, tag=True):
     recycle: tuple[int, ...] = ()
 
 
+class Adopt(Struct, frozen=True, tag=True):
+    """Load a version of a user's model from its directory and add it to the workloads as ``workload``.
+
+    ``digest`` is what another worker has found in the file, and must be found again.
+    """
+
+    id: int
+    workload: str
+    directory: str
+    model: str
+    version: int
+    file: str
+    max_bytes: int
+    digest: str | None = None
+
+
 class Recycle(Struct, frozen=True, tag=True):
     """The client no longer reads these output segments: they may carry its next results. No reply."""
 
@@ -78,6 +95,12 @@ class Forget(Struct, frozen=True, tag=True):
 
     segments: tuple[int, ...] = ()
     client: int | None = None
+
+
+class Release(Struct, frozen=True, tag=True):
+    """Nobody asks for this model any more: free it. No reply."""
+
+    workload: str
 
 
 class Loaded(Struct, frozen=True, tag=True):
@@ -116,6 +139,14 @@ class Executed(Struct, frozen=True, tag=True):
     created: tuple[SegmentInfo, ...] = ()
 
 
+class Adopted(Struct, frozen=True, tag=True):
+    """``description`` is absent if none of the worker's backends runs such files; ``supported`` says why, for each."""
+
+    id: int
+    description: Description | None
+    supported: dict[str, str | None]
+
+
 class Failed(Struct, frozen=True, tag=True):
     """The job raised; the worker goes on. ``trace`` tells the log where, if nobody foresaw it."""
 
@@ -124,9 +155,9 @@ class Failed(Struct, frozen=True, tag=True):
     trace: str = ""
 
 
-Notice: TypeAlias = Recycle | Discard | Forget
-Job: TypeAlias = Load | Prove | Measure | Execute | Notice
-Outcome: TypeAlias = Loaded | Proved | Measured | Executed | Failed
+Notice: TypeAlias = Recycle | Discard | Forget | Release
+Job: TypeAlias = Load | Prove | Measure | Execute | Adopt | Notice
+Outcome: TypeAlias = Loaded | Proved | Measured | Executed | Adopted | Failed
 
 job_decoder = msgpack.Decoder(Job)
 outcome_decoder = msgpack.Decoder(Outcome)

@@ -171,15 +171,19 @@ class Worker:
             self._watch()
         self._log.debug("worker started", worker=self.name, pid=self.pid)
 
-    async def ask(self, make: Make, *, seconds: float, priority: int = FOREGROUND) -> Answer:
+    async def ask(
+        self, make: Make, *, seconds: float, priority: int = FOREGROUND, limit: float | None = None
+    ) -> Answer:
         """Queue a job, expected to take ``seconds``, and wait for its outcome. Lower ``priority`` runs first.
+
+        ``limit`` bounds it in place of the limit of tasks, in seconds.
 
         Raises what the worker reported, ``WorkerCrashed`` if the process ended meanwhile, ``Unavailable`` if it is
         down, ``TaskTimeout`` (and the process is killed) if the job outlasts the limit.
         """
         if self._channel is None:
             raise Unavailable(f"worker {self.name} is down and will be restarted")
-        job = self._enqueue(make, seconds, priority, self._settings.task_timeout_seconds)
+        job = self._enqueue(make, seconds, priority, limit or self._settings.task_timeout_seconds)
         answer = await job.future
         if isinstance(answer.outcome, messages.Failed):
             error = answer.outcome.error

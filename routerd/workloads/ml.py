@@ -1,10 +1,14 @@
-"""Inference of small neural networks."""
+"""Inference of small neural networks, and of users' own models."""
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from routerd.interfaces import Array, Arrays, Dims, Example, Namespace, Params, Workload
+from routerd.errors import InvalidParameter
+from routerd.interfaces import Array, Arrays, Dims, Example, ModelId, Namespace, Parameter, Params, Workload
+from routerd.workloads.networks import Layer, Network, he_weights, network_kernel
 from routerd.workloads.splitting import merge_along, split_along
 
 if TYPE_CHECKING:
@@ -83,4 +87,75 @@ MLP_INFERENCE = Workload(
     merge=merge_along({"y": 0}),
 )
 
-WORKLOADS = (MLP_INFERENCE,)
+MODEL = "ml.model"
+DEMO = "demo"
+_DEMO_WIDTHS = (8, 32, 16, 1)
+_DEMO_LAYERS = (
+    Layer(type="linear", name="0"),
+    Layer(type="relu"),
+    Layer(type="linear", name="2"),
+    Layer(type="tanh"),
+    Layer(type="linear", name="4"),
+)
+_DEMO_OPERATIONS = 2.0 * sum(inputs * outputs for inputs, outputs in pairwise(_DEMO_WIDTHS))
+
+
+@cache
+def _demo() -> Network:
+    return Network(_DEMO_LAYERS, he_weights(_DEMO_LAYERS, _DEMO_WIDTHS))
+
+
+def _demo_example(work: float, rng: np.random.Generator) -> Example:
+    rows = max(1, round(work / _DEMO_OPERATIONS))
+    return Example({"model": DEMO}, {"x": rng.standard_normal((rows, _DEMO_WIDTHS[0]))})
+
+
+def _check_demo(params: Params, dims: Dims) -> None:
+    del dims
+    if params["model"] != DEMO or params.get("version", 1) != 1:
+        raise InvalidParameter(
+            f"{MODEL}: {params['model']} is no model of this catalogue, which has {DEMO} version 1 alone; "
+            f"the daemon knows those in its models_dir",
+            parameter="model",
+        )
+
+
+USER_MODEL = Workload(
+    name=MODEL,
+    summary="A model of your own from the models directory, its newest version that is proved or the one you name.",
+    source="the model's own file; demo is a fixed 8-32-16-1 network that ships with routerd",
+    engines=("ML", "Factor", "Strategy"),
+    parameters=(
+        Parameter(name="model", type="str", doc="name of the model, a directory of models_dir; demo is always there"),
+        Parameter(
+            name="version",
+            type="int",
+            minimum=1,
+            maximum=999_999_999,
+            optional=True,
+            doc="run this version; left out, the newest that is proved here",
+        ),
+    ),
+    inputs=(
+        Array(name="x", shape=("batch", _DEMO_WIDTHS[0]), doc="of demo: one sample a row; each model has its own"),
+    ),
+    outputs=(
+        Array(
+            name="y", shape=("batch", _DEMO_WIDTHS[-1]), doc="of demo: the network's outputs; each model has its own"
+        ),
+    ),
+    kernel=network_kernel(_demo, "x", "y"),
+    work=lambda _params, dims: _DEMO_OPERATIONS * dims["batch"],
+    work_unit="floating-point operations",
+    example=_demo_example,
+    work_range=(_DEMO_OPERATIONS, 1e5 * _DEMO_OPERATIONS),
+    tolerance=1e-4,
+    batch_dim="batch",
+    check_task=_check_demo,
+    matmul_bound=True,
+    split=split_along({"x": 0}),
+    merge=merge_along({"y": 0}),
+    model=ModelId(DEMO, 1),
+)
+
+WORKLOADS = (MLP_INFERENCE, USER_MODEL)

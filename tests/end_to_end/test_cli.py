@@ -87,7 +87,7 @@ def test_one_workload(ctl, ask):
     text = ctl("workloads", OPTION[0])
     for parameter in described["parameters"]:
         assert re.search(rf"^{parameter['name']} +{parameter['type']} ", text, re.MULTILINE)
-    assert re.search(r"^volatility +float +required +> 0, ≤ 5 ", text, re.MULTILINE)
+    assert re.search(r"^volatility +float +required +≥ 0, ≤ 5 ", text, re.MULTILINE)
     assert re.search(r"^cpu.numpy +calibrated +0\.0e\+00", text, re.MULTILINE)
     assert text.rstrip().endswith("\n".join(described["examples"]))
 

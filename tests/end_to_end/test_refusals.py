@@ -39,7 +39,7 @@ class TestParameters:
     @pytest.mark.parametrize(
         ("given", "words"),
         [
-            ({"volatility": -0.2}, "volatility must be > 0 per √year, got -0.2"),
+            ({"volatility": -0.2}, "volatility must be >= 0 per √year, got -0.2"),
             ({"volatility": "high"}, "volatility must be of type float, got str"),
             ({"volatility": True}, "volatility must be of type float, got bool"),
             ({"volatility": float("nan")}, "volatility must be finite, got nan"),

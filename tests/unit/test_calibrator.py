@@ -246,6 +246,39 @@ class TestKeeping:
         assert fleet.backends["metal.mlx"].pairs["linalg.gemm"].model.calibrated
 
 
+class TestModels:
+    """Pairs that come and go while the calibrator works."""
+
+    def disturbed(self, bench, disturb, error):
+        async def ask(_make, *, seconds, priority):
+            await asyncio.sleep(0)
+            disturb()
+            raise error
+
+        bench.worker.ask = ask
+
+    def test_one_that_its_new_worker_does_not_hold_yet_is_not_quarantined(self, fleet, benches, calibrate):
+        pair = fleet.backends["metal.mlx"].pairs["linalg.gemm"]
+
+        def restart():
+            pair.absent = "its worker is loading the model again"
+
+        self.disturbed(benches["metal.mlx"], restart, Unavailable("this worker does not hold it yet"))
+        calibrate("linalg.gemm")
+        assert (pair.error, pair.quarantine) == (None, None)
+
+    def test_what_went_wrong_because_it_was_removed_is_not_kept(self, fleet, benches, calibrate, store, monkeypatch):
+        kept = []
+        monkeypatch.setattr(store, "save_calibration", lambda _key, backend, _name, _known: kept.append(backend))
+
+        def remove():
+            fleet.backends["metal.mlx"].pairs.pop("linalg.gemm", None)
+
+        self.disturbed(benches["metal.mlx"], remove, ExecutionError("gone"))
+        calibrate("linalg.gemm")
+        assert set(kept) == {"cpu.numpy", "ane.coreml"}
+
+
 def test_waiting_for_a_workload_includes_backends_that_are_starting(fleet, benches, store):
     async def main():
         backend = fleet.backends["metal.mlx"]

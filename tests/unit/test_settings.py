@@ -101,11 +101,14 @@ def test_a_mode_is_octal_however_it_is_written(tmp_path: Path, text: str) -> Non
 
 
 def test_paths_in_a_file_count_from_its_directory(tmp_path: Path) -> None:
-    config = write(tmp_path, "state_dir: state\npolicy_paths: [mine, /etc/routerd]\nsocket: r.sock\n")
+    config = write(
+        tmp_path, "state_dir: state\nmodels_dir: models\npolicy_paths: [mine, /etc/routerd]\nsocket: r.sock\n"
+    )
 
     settings = load_settings(config, {"HOME": "/home/x"})
 
     assert settings.state_dir == tmp_path / "state"
+    assert settings.models_dir == tmp_path / "models"
     assert settings.policy_paths == (tmp_path / "mine", Path("/etc/routerd"))
     assert settings.socket == tmp_path / "r.sock"
 

@@ -98,6 +98,14 @@ def test_decisions_come_newest_first_by_the_time_they_were_made(store: Store) ->
     assert [record.decision_id for record in store.decisions(limit=2)] == ["d-3", "d-2"]
 
 
+def test_the_decisions_of_every_model_are_those_of_the_workload_that_runs_them(store: Store) -> None:
+    names = ("ml.model", "ml.model/credit@3", "ml.model/credit@30", "ml.model_other", "ml.mlp_inference")
+    for number, name in enumerate(names):
+        store.record(make_record(number, workload=name))
+    assert {one.workload for one in store.decisions(10, workload="ml.model")} == set(names[:3])
+    assert {one.workload for one in store.decisions(10, workload="ml.model/credit@3")} == {"ml.model/credit@3"}
+
+
 def test_decisions_can_be_limited_to_a_workload_and_a_time(store: Store) -> None:
     store.record(make_record(1, workload="risk.var"))
     store.record(make_record(2))

@@ -238,7 +238,10 @@ def test_parts_that_merge_to_the_whole_are_fine() -> None:
     split = split_along({"a": 0})
     assert check_workload(dataclasses.replace(GEMM, split=split, merge=merge)).ok
     lossy = dataclasses.replace(GEMM, split=split, merge=lambda whole, parts: dict(parts[0]))
-    assert "split and merge linalg.gemm at work 1e+04: 2 parts merged differ from the whole" in check_workload(lossy).problems[0]
+    assert (
+        "split and merge linalg.gemm at work 1e+04: 2 parts merged differ from the whole"
+        in check_workload(lossy).problems[0]
+    )
 
 
 def random_kernel(namespace: Any, params: Any, arrays: Any) -> dict[str, Any]:

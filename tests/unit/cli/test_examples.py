@@ -56,9 +56,7 @@ def test_the_same_example_each_time() -> None:
 @pytest.mark.parametrize("work", [-1.0, 0.0, 1e30, float("nan")])
 def test_a_work_beyond_the_range_is_refused(work: float) -> None:
     low, high = GEMM.work_range
-    with pytest.raises(
-        InvalidParameter, match=re.escape(f"from {low:g} to {high:g} floating")
-    ):
+    with pytest.raises(InvalidParameter, match=re.escape(f"from {low:g} to {high:g} floating")):
         examples.make_example("linalg.gemm", work)
 
 
