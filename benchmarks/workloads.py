@@ -42,7 +42,7 @@ def main() -> None:
             print("  " + "  ".join(filter(None, compared[-1].cells)), file=sys.stderr, flush=True)
             if case.note:
                 conditions[case.workload] = case.note
-    conditions["blocks"] = f"{1 if options.quick else _BLOCKS} of about {_BLOCK_SECONDS:g} s"
+    conditions["blocks"] = "one call" if options.quick else f"{_BLOCKS} of about {_BLOCK_SECONDS:g} s"
     publish("workloads", compared, conditions, options)
 
 
@@ -59,8 +59,7 @@ def _measure(case: Case, namespaces: Mapping[str, Namespace], options: Options) 
     if not error <= case.agreement:
         raise SystemExit(f"{case.workload} and {case.library} differ by {error:.2g}, more than {case.agreement:.2g}")
     subjects[case.library] = timed(case.peer)
-    blocks = 1 if options.quick else _BLOCKS
-    milliseconds = {name: MILLISECOND * seconds for name, seconds in _medians(subjects, blocks).items()}
+    milliseconds = {name: MILLISECOND * seconds for name, seconds in _medians(subjects, options).items()}
     peer = milliseconds.pop(case.library) * case.peer_calls
     return Comparison(case.workload, case.scale, case.library, milliseconds, peer, case.target)
 
@@ -71,11 +70,13 @@ def _kernel(
     return lambda: execute_kernel(namespace, workload, params, arrays)
 
 
-def _medians(subjects: Mapping[str, Subject], blocks: int) -> dict[str, float]:
+def _medians(subjects: Mapping[str, Subject], options: Options) -> dict[str, float]:
     """Seconds of one call of each: the median over interleaved blocks of each block's median.
 
     Quick and slow subjects get as many calls as fill a block, so each is measured in a run of its own kind.
     """
+    if options.quick:
+        return {name: subject(1)[0] for name, subject in subjects.items()}
     calls = {}
     for name, subject in subjects.items():
         (first,) = subject(1)
@@ -83,7 +84,7 @@ def _medians(subjects: Mapping[str, Subject], blocks: int) -> dict[str, float]:
         subject(1)
         calls[name] = max(1, round(_BLOCK_SECONDS / max(min(first, time.perf_counter() - started), 1e-6)))
     fixed: dict[str, Subject] = {name: _repeated(subject, calls[name]) for name, subject in subjects.items()}
-    found = interleave(fixed, blocks=blocks, calls=1)
+    found = interleave(fixed, blocks=_BLOCKS, calls=1)
     return {name: median(median(block) for block in samples) for name, samples in found.items()}
 
 
