@@ -22,3 +22,11 @@ def test_every_parameter_array_and_source_is_on_it() -> None:
         assert workload.source in section
         for one in (*workload.parameters, *workload.inputs, *workload.outputs):
             assert f"| `{one.name}` |" in section, f"{workload.name}: {one.name}"
+
+
+def test_the_readme_names_every_workload_and_counts_them() -> None:
+    readme = (DOCS.parent / "README.md").read_text()
+    names = [workload.name for workload in builtin_workloads()]
+    assert f"{len(names)} computations" in readme
+    for name in names:
+        assert f"`{name}`" in readme or f"`.{name.partition('.')[2]}`" in readme, name
