@@ -12,6 +12,10 @@ from routerd.workloads.splitting import merge_along, split_along
 if TYPE_CHECKING:
     import numpy as np
 
+# Logarithm of the largest annual growth that is told from a larger one: a ratio to it is a number in float32 too.
+_MOST_GROWTH = 64.0
+_LARGEST_RETURN = 1e9
+
 
 def _performance(namespace: Namespace, params: Params, arrays: Arrays) -> Arrays:
     returns = arrays["returns"]
@@ -37,7 +41,7 @@ def _statistics(namespace: Namespace, params: Params, returns: Any) -> Any:
     deviation = xp.where(constant, zero, xp.sqrt(xp.sum(excess * excess, axis=0) / (rows - 1.0)))
     log_growth, log_drawdown = _growth_and_drawdown(namespace, returns)
     drawdown = xp.expm1(log_drawdown)
-    annual_return = xp.expm1(log_growth * (periods / rows))
+    annual_return = xp.expm1(xp.minimum(log_growth * (periods / rows), zero + _MOST_GROWTH))
     fell = drawdown < 0.0
     calmar = xp.where(fell, annual_return / xp.where(fell, -drawdown, zero + 1.0), zero + math.nan)
     sharpe = _ratio(namespace, mean, deviation) * math.sqrt(periods)
@@ -136,6 +140,7 @@ PERFORMANCE = Workload(
             shape=("T", "S"),
             unit="1 per period",
             minimum=-1.0,
+            maximum=_LARGEST_RETURN,
             doc="simple returns, one period a row and one series a column; −1 is a total loss",
         ),
     ),
@@ -145,7 +150,8 @@ PERFORMANCE = Workload(
             shape=("S", 5),
             unit="sharpe, sortino, calmar: 1; max_drawdown: 1 (≤ 0); volatility: per √year",
             doc="columns sharpe, sortino, max_drawdown, calmar, volatility, all but the drawdown annualised; a ratio to zero "
-            "is ±∞, or NaN when its numerator is zero too; Calmar without a drawdown is NaN",
+            "is ±∞, or NaN when its numerator is zero too; Calmar without a drawdown is NaN, and takes annual growth of more "
+            "than e^64 for that",
             finite=False,
         ),
     ),

@@ -211,7 +211,8 @@ def _solve_dims(
 def _check_array(workload: Workload, array: Array, ref: ArrayRef, dims: dict[str, int], origin: dict[str, str]) -> None:
     if ref.dtype not in array.accepts or ref.dtype not in ITEM_BYTES:
         raise InvalidArray(
-            f"{workload.name}: {array.name} must be {' or '.join(array.accepts)}, got {ref.dtype}; it is: {array.doc}",
+            f"{workload.name}: {array.name} must be {' or '.join(array.accepts)}, got {ref.dtype}; "
+            f"send a NumPy array of {array.accepts[0]} (a list becomes float64). It is: {array.doc}",
             array=array.name,
         )
     if len(ref.shape) != len(array.shape):

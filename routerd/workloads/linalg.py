@@ -34,7 +34,9 @@ GEMM = Workload(
         Array(name="a", shape=("m", "k"), doc="left factor; NaN and infinity propagate", finite=False),
         Array(name="b", shape=("k", "n"), doc="right factor; NaN and infinity propagate", finite=False),
     ),
-    outputs=(Array(name="c", shape=("m", "n"), doc="the product"),),
+    outputs=(
+        Array(name="c", shape=("m", "n"), finite=False, doc="the product, with the NaN and infinity of its factors"),
+    ),
     kernel=_gemm,
     work=_gemm_work,
     work_unit="floating-point operations",

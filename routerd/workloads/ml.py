@@ -113,8 +113,9 @@ def _demo_example(work: float, rng: np.random.Generator) -> Example:
 def _check_demo(params: Params, dims: Dims) -> None:
     del dims
     if params["model"] != DEMO or params.get("version", 1) != 1:
+        asked = f"{params['model']} version {params['version']}" if "version" in params else params["model"]
         raise InvalidParameter(
-            f"{MODEL}: {params['model']} is no model of this catalogue, which has {DEMO} version 1 alone; "
+            f"{MODEL}: {asked} is no model of this catalogue, which has {DEMO} version 1 alone; "
             f"the daemon knows those in its models_dir",
             parameter="model",
         )

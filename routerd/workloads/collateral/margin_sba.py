@@ -118,8 +118,8 @@ def _check_tables(params: Params, arrays: HostArrays) -> None:
 
 
 def _multiply_adds(params: Params, dims: Dims) -> float:
-    """Three quadratic forms for each account, over buckets of equal size."""
-    return _SCENARIOS * 2.0 * dims["A"] * dims["R"] * dims["R"] / dims["B"]
+    """For each account and scenario a quadratic form within buckets of equal size, and two across them."""
+    return _SCENARIOS * 2.0 * dims["A"] * (dims["R"] ** 2 / dims["B"] + 2.0 * dims["B"] ** 2)
 
 
 def _margin_example(work: float, rng: np.random.Generator) -> Example:

@@ -61,7 +61,8 @@ def _add_position_flags(arrays: Arrays, flags: Any) -> None:
     keys = 2 * arrays["instrument"][sendable] + (arrays["side"][sendable] < 0)
     quantity, position = arrays["quantity"][sendable], arrays["position"]
     exposure = np.stack((arrays["open_buys"] + position, arrays["open_sells"] - position), axis=1)
-    room = (_at_most(arrays["position_limit"])[:, None] - exposure).ravel()
+    with np.errstate(over="ignore"):  # the largest number there is says that there is no limit
+        room = (_at_most(arrays["position_limit"])[:, None] - exposure).ravel()
     crowded = np.bincount(keys, quantity, room.size) > room
     rows = np.flatnonzero(crowded[keys])
     if rows.size == 0:

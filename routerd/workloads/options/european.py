@@ -44,10 +44,17 @@ def _monte_carlo_european(namespace: Namespace, params: Params, arrays: Arrays) 
 
 
 def _pseudo_random(namespace: Namespace, params: Params, target: float | None) -> Estimate:
-    """Mean payoff and its standard error over independent paths."""
+    """Mean payoff and its standard error over independent paths, in units that no forward and no strike exceeds.
+
+    So whatever the terms are, no path is beyond float32.
+    """
     xp = namespace.xp
-    drift, deviation = _log_growth(params)
+    forward = _forward(params)
+    unit = max(forward, params["strike_price"])
+    _, deviation = _log_growth(params)
+    drift = math.log(forward / unit) - 0.5 * deviation * deviation
     sign = 1.0 if params["option_type"] == "call" else -1.0
+    strike = sign * params["strike_price"] / unit
     zero = namespace.zeros(())
 
     def payoffs(start: int, stop: int) -> Any:
@@ -55,14 +62,15 @@ def _pseudo_random(namespace: Namespace, params: Params, target: float | None) -
         growth *= deviation
         growth += drift
         gain = xp.exp(growth)
-        gain *= sign * params["spot_price"]
-        gain -= sign * params["strike_price"]
+        gain *= sign
+        gain -= strike
         return xp.maximum(gain, zero)
 
     planned = 0.0 if target is None else _paths_for(params, target)
-    return estimate.mean_of_paths(
-        namespace, params, payoffs, max(1, namespace.block // 4), target=target, planned=planned
-    )
+    step = max(1, namespace.block // 4)
+    goal = None if target is None else target / unit
+    found = estimate.mean_of_paths(namespace, params, payoffs, step, target=goal, planned=planned)
+    return Estimate(unit * found.mean, unit * found.standard_error, found.simulations)
 
 
 def _quasi_random(namespace: Namespace, params: Params, target: float | None) -> Estimate:

@@ -56,7 +56,7 @@ CONTRACT = (
         type="float",
         unit="per year",
         default=0.05,
-        minimum=-1.0,
+        minimum=-0.5,  # over the longest maturity a payment grows by e^50, which float32 holds for any price
         maximum=1.0,
         doc="risk-free rate, continuously compounded",
     ),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _MOST_QUBITS = 20
 _MEASUREMENTS = 2  # a stream of random words beside those of paths and shifts
 _WORDS_PER_COUNTER = 4
+_LEAST_SHOTS = 10  # of a circuit of mlae: from fewer, too many angles remain likely to look at them all
 _NARROWEST = 1e-8  # half an interval that counts as of no width: the draws' resolution is not much finer
 
 #: An estimate of the probability of a loss of at most a threshold's, by the threshold's index.
@@ -153,6 +154,12 @@ def _check_task(params: Params, dims: Dims) -> None:
             f"highest_loss {params['highest_loss']:g}",
             parameter="lowest_loss",
         )
+    if params["method"] == "mlae" and params["shots"] < _LEAST_SHOTS:
+        raise InvalidParameter(
+            f"risk.var_amplitude_estimation: the method mlae needs shots >= {_LEAST_SHOTS}, got {params['shots']}; its "
+            f"likelihood would exclude too few amplitudes",
+            parameter="shots",
+        )
 
 
 def _check(params: Params, arrays: HostArrays) -> None:
@@ -246,7 +253,7 @@ VAR_AMPLITUDE_ESTIMATION = Workload(
             default=100,
             minimum=1,
             maximum=1_000_000,
-            doc="simulated measurements of each circuit",
+            doc=f"simulated measurements of each circuit; mlae needs {_LEAST_SHOTS}",
         ),
         Parameter(
             name="seed",

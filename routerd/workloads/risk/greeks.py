@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 _INPUTS = ("spot", "strike", "volatility", "maturity", "rate")
 # Below these an option is at its limit, while float32 still holds their product and what is divided by it.
 _LEAST_VOLATILITY = 1e-15
-_LEAST_MATURITY = 1e-30
+_LEAST_MATURITY = 1e-20
+# Within these every price and greek is a number in float32 too: discounting at a negative rate multiplies by e^50 at most.
+_PRICES = (1e-12, 1e12)
+_MOST_VOLATILITY = 100.0
+_MOST_MATURITY = 100.0
+_RATES = (-0.5, 10.0)
 
 
 def _greeks_batch(namespace: Namespace, params: Params, arrays: Arrays) -> Arrays:
@@ -84,8 +89,12 @@ def _example(work: float, rng: np.random.Generator) -> Example:
     )
 
 
-def _positive(name: str, unit: str, doc: str) -> Array:
-    return Array(name=name, shape=("N",), unit=unit, doc=doc, minimum=0.0, above_minimum=True)
+def _price(name: str, doc: str) -> Array:
+    return Array(name=name, shape=("N",), unit="currency", doc=doc, minimum=_PRICES[0], maximum=_PRICES[1])
+
+
+def _positive(name: str, unit: str, maximum: float, doc: str) -> Array:
+    return Array(name=name, shape=("N",), unit=unit, doc=doc, minimum=0.0, above_minimum=True, maximum=maximum)
 
 
 GREEKS_BATCH = Workload(
@@ -99,15 +108,23 @@ GREEKS_BATCH = Workload(
         ),
     ),
     inputs=(
-        _positive("spot", "currency", "price of each underlying today"),
-        _positive("strike", "currency", "price at which each option is exercised"),
+        _price("spot", "price of each underlying today"),
+        _price("strike", "price at which each option is exercised"),
         _positive(
             "volatility",
             "per √year",
+            _MOST_VOLATILITY,
             "standard deviation of the log return over a year (0.2 is 20 %); less than 1e-15 counts as that",
         ),
-        _positive("maturity", "years", "time to maturity; less than 1e-30 counts as that"),
-        Array(name="rate", shape=("N",), unit="per year", doc="risk-free rate, continuously compounded"),
+        _positive("maturity", "years", _MOST_MATURITY, "time to maturity; less than 1e-20 counts as that"),
+        Array(
+            name="rate",
+            shape=("N",),
+            unit="per year",
+            minimum=_RATES[0],
+            maximum=_RATES[1],
+            doc="risk-free rate, continuously compounded (0.05 is 5 %)",
+        ),
     ),
     outputs=(
         Array(

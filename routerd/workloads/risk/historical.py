@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+# Far beyond any book, in currency too, and losses stay finite.
+_LARGEST = 1e15
+
+
 def _var_historical(namespace: Namespace, params: Params, arrays: Arrays) -> Arrays:
     """VaR is the loss of one past scenario, so that scenario's own positions are its components: they sum to it."""
     xp, returns, weights = namespace.xp, arrays["returns"], arrays["weights"]
@@ -111,9 +115,18 @@ VAR_HISTORICAL = Workload(
             name="returns",
             shape=("T", "N"),
             unit="1 per period",
+            minimum=-_LARGEST,
+            maximum=_LARGEST,
             doc="return of each asset (column) in each scenario (row)",
         ),
-        Array(name="weights", shape=("N",), unit="share of notional", doc="exposure to each asset; negative is short"),
+        Array(
+            name="weights",
+            shape=("N",),
+            unit="share of notional",
+            minimum=-_LARGEST,
+            maximum=_LARGEST,
+            doc="exposure to each asset; negative is short",
+        ),
     ),
     outputs=(
         Array(name="value_at_risk", shape=(), unit="currency", doc="order statistic of the losses; a loss is positive"),

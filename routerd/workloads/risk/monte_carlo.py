@@ -23,6 +23,8 @@ _REPLICATES = 8
 # What a standard error that is asked for may take, and where the search for it begins.
 _FEWEST, _MOST = 2**12, 2**24
 _NOMINAL = 2**17  # how many simulations a task that asks for a standard error is counted as
+# Far beyond any book, and every loss is a number in float32 too.
+_LARGEST_COVARIANCE, _LARGEST_SENSITIVITY = 1e12, 1e18
 _INPUTS = ("covariance", "delta", "gamma")
 _NORMALS_PER_COUNTER = 4
 
@@ -303,15 +305,24 @@ VAR_MONTE_CARLO = Workload(
             name="covariance",
             shape=("F", "F"),
             unit="product of the factors' units",
+            minimum=-_LARGEST_COVARIANCE,
+            maximum=_LARGEST_COVARIANCE,
             doc="covariance of the factors' moves over the horizon, symmetric and positive semidefinite",
         ),
         Array(
-            name="delta", shape=("F",), unit="currency per unit of factor", doc="change of the book's value per move"
+            name="delta",
+            shape=("F",),
+            unit="currency per unit of factor",
+            minimum=-_LARGEST_SENSITIVITY,
+            maximum=_LARGEST_SENSITIVITY,
+            doc="change of the book's value per move",
         ),
         Array(
             name="gamma",
             shape=("F", "F"),
             unit="currency per product of the factors' units",
+            minimum=-_LARGEST_SENSITIVITY,
+            maximum=_LARGEST_SENSITIVITY,
             doc="second derivatives of the book's value (its symmetric part counts); 0 for a linear book",
         ),
     ),

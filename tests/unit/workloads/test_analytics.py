@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routerd.errors import InvalidArray
+from routerd.interfaces import Namespace
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.analytics import PERFORMANCE
 
@@ -115,3 +116,20 @@ def test_one_period_is_refused(run: Run) -> None:
 def test_losing_more_than_everything_is_refused(run: Run) -> None:
     with pytest.raises(InvalidArray, match="returns"):
         run(PERFORMANCE, {"returns": np.array([[0.01], [-1.01]])})
+
+
+@pytest.mark.parametrize("value", [0.1, 1e9])
+def test_growth_beyond_all_numbers_has_a_finite_calmar(value: float, run: Run, single: Namespace) -> None:
+    returns = np.full((20, 1), value)
+    returns[7] = -0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calmar = run(PERFORMANCE, {"returns": returns}, periods_per_year=525_600)["statistics"][0, 3]
+    assert calmar == pytest.approx(2.0 * np.expm1(64.0))
+    rounded = run(PERFORMANCE, {"returns": returns}, namespace=single, periods_per_year=525_600)["statistics"][0, 3]
+    assert rounded == pytest.approx(calmar, rel=1e-4)
+
+
+def test_a_return_in_the_wrong_unit_is_refused(run: Run) -> None:
+    with pytest.raises(InvalidArray, match="returns must be <= 1e"):
+        run(PERFORMANCE, {"returns": np.array([[0.01], [1e200]])})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from routerd.errors import InvalidParameter
+from routerd.errors import InvalidArray, InvalidParameter
 from routerd.interfaces import Dims, Parameter, Params
 from routerd.types import ArrayRef
 from routerd.workloads.binding import bind
@@ -51,3 +51,8 @@ def test_rules_between_parameters_see_parameters_and_dimensions(params: dict[str
 def test_what_an_optional_parameter_holds_is_checked_all_the_same() -> None:
     with pytest.raises(InvalidParameter, match="count must be <= 9"):
         bound(count=10)
+
+
+def test_an_array_of_another_type_is_refused_with_the_remedy() -> None:
+    with pytest.raises(InvalidArray, match=r"a must be float64 or float32, got int64; send a NumPy array of float64"):
+        bind(GEMM, {}, {**SQUARE, "a": ArrayRef((2, 2), "int64")}, need_content=False)

@@ -286,3 +286,9 @@ def test_wrong_tables_are_refused(name: str, place: tuple[int, ...], value: floa
     arrays[name][place] = value
     with pytest.raises(InvalidArray, match=message):
         run(MARGIN_SBA, arrays)
+
+
+def test_work_counts_what_happens_across_buckets() -> None:
+    """Many buckets of few factors: the products across buckets are nearly all there is to do."""
+    few, many = ({"A": 100, "R": 10, "B": buckets} for buckets in (1, 300))
+    assert MARGIN_SBA.work({}, many) > 100.0 * MARGIN_SBA.work({}, few)

@@ -229,7 +229,8 @@ def test_permanent_impact_must_leave_something_of_the_temporary(run: Run) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"horizon": 0.0}, "horizon must be > 0"),
+        ({"horizon": 0.0}, "horizon must be >= 1e-15"),
+        ({"horizon": 1e-300}, "horizon must be >= 1e-15"),
         ({"volatility": -0.1}, "volatility must be >= 0"),
         ({"risk_aversion": math.nan}, r"risk_aversion\[1\] is nan"),
     ],

@@ -281,3 +281,10 @@ def test_prices_that_lost_digits_are_refused(run: Run) -> None:
 def test_a_negative_collar_is_refused(run: Run) -> None:
     with pytest.raises(InvalidParameter, match="price_collar must be >= 0"):
         flags(run, [(0, 1, 100.0, 1.0)], price_collar=-0.1)
+
+
+def test_the_largest_number_is_no_limit(run: Run) -> None:
+    tables = dict.fromkeys(("max_quantity", "max_notional", "position_limit"), np.finfo(np.float64).max)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert flags(run, [(0, 1, 100.0, 1e9)], **tables) == [0]

@@ -39,3 +39,4 @@ def test_nan_propagates(run: Run) -> None:
     a = np.ones((2, 2))
     a[0, 0] = np.nan
     assert np.isnan(run(GEMM, {"a": a, "b": np.eye(2)})["c"]).tolist() == [[True, True], [False, False]]
+    assert not any(array.finite for array in (*GEMM.inputs, *GEMM.outputs))

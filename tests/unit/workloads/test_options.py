@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -299,3 +300,24 @@ def test_lattices_price_what_hardly_ever_or_always_pays(strike: float, option_ty
     terms = {"spot_price": 100.0, "strike_price": strike, "volatility": 0.2, "option_type": option_type}
     out = run(MONTE_CARLO_EUROPEAN, num_simulations=100_000, method="quasi_random", **terms)
     assert out["price"] == pytest.approx(closed_form(**terms), rel=1e-5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("volatility", [0.0, 1e-300, 0.2, 5.0])
+def test_a_price_is_finite_wherever_terms_are_allowed(volatility: float, single: Namespace, run: Run) -> None:
+    ends = {one.name: (one.minimum, one.maximum) for one in MONTE_CARLO_EUROPEAN.parameters}
+    methods = ("pseudo_random", "quasi_random")
+    for option_type, method, price, rate in product(("call", "put"), methods, ends["spot_price"], ends["rate"]):
+        for namespace in (NumpyNamespace(), single):
+            out = run(
+                MONTE_CARLO_EUROPEAN,
+                namespace=namespace,
+                option_type=option_type,
+                method=method,
+                spot_price=price,
+                strike_price=price,
+                volatility=volatility,
+                rate=rate,
+                maturity=ends["maturity"][1],
+                num_simulations=4_096,
+            )
+            assert np.isfinite(out["price"]) and np.isfinite(out["standard_error"])

@@ -347,7 +347,7 @@ def test_hardly_any_volatility_beside_the_rate(volatility: float, run: Run) -> N
 @pytest.mark.parametrize("target", [1e-12, 1e12])
 @pytest.mark.parametrize("workload", [MONTE_CARLO_ASIAN, MONTE_CARLO_EUROPEAN])
 def test_the_work_for_any_target_and_terms_is_a_number(workload: Workload, target: float) -> None:
-    edges = product((1e-12, 1e12), (1e-12, 1e12), (0.0, 1e-300, 5.0), (1e-300, 100.0), (-1.0, 1.0), METHODS)
+    edges = product((1e-12, 1e12), (1e-12, 1e12), (0.0, 1e-300, 5.0), (1e-300, 100.0), (-0.5, 1.0), METHODS)
     for spot, strike, volatility, maturity, rate, method in edges:
         terms = {
             "spot_price": spot,
@@ -391,3 +391,23 @@ def test_temporaries_are_bounded(method: str, steps: int, count: int, run: Run) 
 def test_senseless_numbers_of_steps_are_refused(steps: Any) -> None:
     with pytest.raises(InvalidParameter, match="num_steps"):
         bind(MONTE_CARLO_ASIAN, {**REFERENCE, "num_steps": steps, "num_simulations": 10}, {}, need_content=True)
+
+
+@pytest.mark.parametrize("volatility", [0.0, 1e-300, 0.2, 5.0])
+def test_a_price_is_finite_wherever_terms_are_allowed(volatility: float, single: Namespace, run: Run) -> None:
+    ends = {one.name: (one.minimum, one.maximum) for one in MONTE_CARLO_ASIAN.parameters}
+    for option_type, method, price, rate in product(("call", "put"), METHODS, ends["spot_price"], ends["rate"]):
+        for namespace in (NumpyNamespace(), single):
+            out = run(
+                MONTE_CARLO_ASIAN,
+                namespace=namespace,
+                option_type=option_type,
+                method=method,
+                spot_price=price,
+                strike_price=price,
+                volatility=volatility,
+                rate=rate,
+                maturity=ends["maturity"][1],
+                num_simulations=16,
+            )
+            assert np.isfinite(out["price"]) and np.isfinite(out["standard_error"])

@@ -241,3 +241,10 @@ def test_what_is_no_distribution_is_refused(probabilities: np.ndarray, message: 
 def test_ends_in_the_wrong_order_are_refused(run: Run) -> None:
     with pytest.raises(InvalidParameter, match="lowest_loss 1 must be less than highest_loss 1"):
         run(VAR_AMPLITUDE_ESTIMATION, {"probabilities": np.array([0.5, 0.5])}, lowest_loss=1.0, highest_loss=1.0)
+
+
+def test_mlae_needs_shots_enough_to_exclude_angles(run: Run) -> None:
+    with pytest.raises(InvalidParameter, match="mlae needs shots >= 10, got 9"):
+        indices(run, pmf(3), method="mlae", shots=9)
+    assert indices(run, pmf(3), method="mlae", shots=10, epsilon=1e-6)["simulated"]
+    assert indices(run, pmf(3), method="iqae", shots=9)["simulated"]

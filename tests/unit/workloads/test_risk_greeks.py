@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -100,7 +102,17 @@ def test_the_size_of_a_block_does_not_change_greeks(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("spot", 0.0), ("strike", -1.0), ("volatility", 0.0), ("maturity", 0.0), ("rate", np.nan)]
+    ("name", "value"),
+    [
+        ("spot", 0.0),
+        ("strike", -1.0),
+        ("strike", 1e13),
+        ("volatility", 0.0),
+        ("maturity", 0.0),
+        ("maturity", 252.0),
+        ("rate", np.nan),
+        ("rate", -5.0),
+    ],
 )
 def test_options_without_a_price_are_refused(name: str, value: float, run: Run) -> None:
     arrays = GREEKS_BATCH.example(10, np.random.default_rng(0)).arrays
@@ -162,3 +174,14 @@ def test_parts_merged_are_the_whole(shares: tuple[float, ...], run: Run) -> None
     outputs = [run(GREEKS_BATCH, part.arrays, **part.params) for part in parts]
     merged = GREEKS_BATCH.merge(whole, outputs)
     assert merged["greeks"] == pytest.approx(run(GREEKS_BATCH, whole.arrays, **whole.params)["greeks"], rel=1e-13)
+
+
+@pytest.mark.parametrize("option_type", ["call", "put"])
+def test_greeks_are_finite_wherever_inputs_are_allowed(option_type: str, single: Namespace, run: Run) -> None:
+    ends = [(one.minimum or 5e-324, one.maximum) for one in GREEKS_BATCH.inputs]
+    columns = np.array(list(itertools.product(*ends))).T
+    arrays = {one.name: column for one, column in zip(GREEKS_BATCH.inputs, columns, strict=True)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for namespace in (NumpyNamespace(), single):
+            assert np.isfinite(run(GREEKS_BATCH, arrays, namespace=namespace, option_type=option_type)["greeks"]).all()

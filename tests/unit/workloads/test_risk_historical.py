@@ -184,3 +184,12 @@ def test_missing_returns_are_refused(run: Run) -> None:
     returns[3, 1] = np.nan
     with pytest.raises(InvalidArray, match=r"returns\[3, 1\]"):
         run(VAR_HISTORICAL, {"returns": returns, "weights": np.ones(2)})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("returns", "returns must be <= 1e"), ("weights", "weights must be <= 1e")]
+)
+def test_losses_beyond_all_numbers_are_refused(name: str, message: str, run: Run) -> None:
+    arrays = {"returns": np.full((5, 2), 0.01), "weights": np.ones(2)}
+    with pytest.raises(InvalidArray, match=message):
+        run(VAR_HISTORICAL, {**arrays, name: np.full_like(arrays[name], 1e200)})

@@ -244,6 +244,7 @@ def test_a_pure_gamma_book_is_chi_squared(run: Run) -> None:
         ([[1.0, 0.5], [0.4, 1.0]], "symmetric"),
         ([[1.0, 0.0], [0.0, -1.0]], r"covariance\[1, 1\] is the variance -1"),
         ([[1.0, np.nan], [np.nan, 1.0]], "finite"),
+        ([[1e13, 0.0], [0.0, 1.0]], "covariance must be <= 1e"),
     ],
 )
 def test_impossible_covariances_are_refused(change: list[list[float]], message: str, run: Run) -> None:
