@@ -26,6 +26,8 @@ float64 is the contract; another backend gets a task only where the error that i
 
 * **Arrays** are in C order; the same letter is the same length. Where the values are *finite*, NaN and infinity are refused
   with the place of the first; where they *may be NaN*, the meaning says what it stands for.
+* **Outputs** that are finite are so in every reply: where a backend's precision does not hold some inputs (1e25 squared in
+  float32), the task goes to the next backend, and to the error `execution_failed` where none is left.
 * **Work** is what cost grows with; calibration covers the range given. `routerctl run NAME --example WORK` runs the workload on
   an example of about that much.
 * **Parts**: a workload that splits can run as several tasks whose outputs merge into those of the whole.

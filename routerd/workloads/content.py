@@ -46,6 +46,26 @@ def check_content(workload: Workload, params: Params, inputs: HostArrays) -> Non
         workload.check(params, inputs)
 
 
+def first_not_finite(workload: Workload, outputs: HostArrays) -> str:
+    """The place and value of a NaN or infinity in an output that is declared finite, or an empty string.
+
+    Inputs within bounds can still be too large for a device's precision; what it gives then is no result.
+    """
+    for declared in workload.outputs:
+        array = outputs.get(declared.name)
+        if array is None or not declared.finite or array.dtype.kind != "f":
+            continue
+        # A sum is finite only if every element is, and takes one pass without a temporary.
+        with np.errstate(invalid="ignore", over="ignore"):
+            total = array.sum()
+        if np.isfinite(total) or np.isfinite(array).all():
+            continue
+        position = np.unravel_index(int(np.argmin(np.isfinite(array))), array.shape)
+        place = f"[{', '.join(str(int(index)) for index in position)}]" if position else ""
+        return f"{declared.name}{place} is {array[position]}"
+    return ""
+
+
 def relative_error(workload: Workload, outputs: HostArrays, contract: HostArrays) -> float:
     """The largest relative error over all outputs: ‖output − contract‖ ÷ ‖contract‖ (Frobenius).
 

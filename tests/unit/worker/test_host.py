@@ -104,6 +104,18 @@ class TestExecuting:
         assert "_fail_early" in failed.trace
         assert isinstance(host.handle(gemm()), messages.Executed)
 
+    def test_what_a_precision_cannot_hold_is_no_result(self, host):
+        host.handle(messages.Load(2, "null.nan", "routerd.testing:NullBackend", {"fail": "nan"}))
+        arrays = {"returns": inline(np.full((5, 3), 0.01)), "weights": inline(np.ones(3))}
+        failed = host.handle(messages.Execute(
+            4, "null.nan", "risk.var_historical", {"confidence": 0.99, "notional": 1.0},
+            arrays, {"T": 5, "N": 3}, CLIENT, "d"))  # fmt: skip
+        assert (failed.id, failed.error.code) == (4, "execution_failed")
+        assert "null.nan cannot compute risk.var_historical" in failed.error.message
+        assert "value_at_risk is nan" in failed.error.message
+        product = host.handle(gemm(backend="null.nan"))  # its NaN may come from its inputs
+        assert isinstance(product, messages.Executed)
+
     def test_running_out_of_memory_has_a_code_of_its_own(self, host, monkeypatch):
         def full(*_arguments):
             raise MemoryError("8 TB")
