@@ -71,7 +71,7 @@ class AsyncRouter:
 
     async def run(self, workload: str, **arguments: Any) -> TaskResult:
         """See :meth:`routerd.client.Router.run`. Input arrays must not change until the result is there."""
-        params, arrays = core.split_arguments(arguments)
+        params, arrays = core.split_arguments(workload, arguments)
         staged: list[int] = []
         try:
             refs = {name: await self._reference(name, array, staged) for name, array in arrays.items()}

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +124,19 @@ def adopt(reply: Reply, descriptors: list[int], segments: Segments, *, output: b
         close_all(descriptors)
 
 
-def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Scalar], dict[str, np.ndarray[Any, Any]]]:
-    """Keyword arguments of ``run`` as parameters and arrays; nested lists become float64 arrays."""
+def split_arguments(
+    workload: str, arguments: Mapping[str, Any]
+) -> tuple[dict[str, Scalar], dict[str, np.ndarray[Any, Any]]]:
+    """Keyword arguments of ``run`` as parameters and arrays. Nested lists become arrays of the declared dtype.
+
+    Raises ``InvalidParameter`` or ``InvalidArray`` for what cannot be sent.
+    """
     params: dict[str, Scalar] = {}
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, value in arguments.items():
         if isinstance(value, np.ndarray):
+            if type(value) is not np.ndarray and hasattr(value, "mask"):
+                raise InvalidArray(f"{name} is a masked array; fill it first, for masks are not sent", array=name)
             arrays[name] = value
         elif isinstance(value, np.generic):
             params[name] = value.item()
@@ -137,7 +145,7 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Scalar], di
                 raise InvalidParameter(f"{name} is {value}; no integer beyond 64 bits can be sent", parameter=name)
             params[name] = value
         elif hasattr(value, "__array__") or isinstance(value, list | tuple):
-            arrays[name] = _as_array(name, value)
+            arrays[name] = _as_array(workload, name, value)
         elif value is not None:
             raise InvalidParameter(f"{name} must be a number, a string or an array, got {type(value).__name__}")
     return params, arrays
@@ -146,8 +154,8 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[dict[str, Scalar], di
 def ask_of(workload: str, arguments: Mapping[str, Any]) -> Ask:
     """The question that ``decide`` sends: arrays by their shape alone. A tuple of lengths is a shape."""
     shapes = {name: value for name, value in arguments.items() if _is_shape(value)}
-    params, arrays = split_arguments({name: value for name, value in arguments.items() if name not in shapes})
-    refs = {name: ArrayRef(tuple(shape), "float64") for name, shape in shapes.items()}
+    params, arrays = split_arguments(workload, {name: value for name, value in arguments.items() if name not in shapes})
+    refs = {name: ArrayRef(tuple(shape), _declared_dtype(workload, name)) for name, shape in shapes.items()}
     for name, array in arrays.items():
         refs[name] = ArrayRef(array.shape, str(array.dtype))
     return Ask(workload, params, refs)
@@ -166,10 +174,23 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and all(isinstance(length, int) for length in value)
 
 
-def _as_array(name: str, value: Any) -> np.ndarray[Any, Any]:
-    array = np.asarray(value)
+def _as_array(workload: str, name: str, value: Any) -> np.ndarray[Any, Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InvalidArray(f"{name} is no array: its rows have different lengths", array=name) from error
     if array.dtype.kind in "iu" and not hasattr(value, "__array__"):
-        array = array.astype(np.float64)  # [1, 2, 3] means numbers, not 64-bit integers
+        declared = array.astype(_declared_dtype(workload, name))  # [1, 2, 3] alone says nothing of a dtype
+        array = declared if np.array_equal(declared.astype(array.dtype), array) else array
     if array.dtype.kind not in "fiub":
         raise InvalidArray(f"{name} is no array of numbers", array=name)
     return array
+
+
+@cache
+def _declared_dtype(workload: str, name: str) -> str:
+    """The dtype of an input in the built-in catalogue, and float64 where that does not know it."""
+    from routerd.workloads import builtin_workloads  # only needed where a caller gives no dtype
+
+    declared = (array for one in builtin_workloads() if one.name == workload for array in one.inputs)
+    return next((array.dtype for array in declared if array.name == name), "float64")

@@ -116,7 +116,7 @@ class Router:
         Scalars are parameters (``num_simulations=…``, also ``tolerance``, ``deadline_ms``, ``priority``), arrays are
         inputs; an array from :meth:`empty` is passed without a copy.
         """
-        params, arrays = core.split_arguments(arguments)
+        params, arrays = core.split_arguments(workload, arguments)
         with self._lock:
             segments, staged = self._segments, list[int]()
             try:

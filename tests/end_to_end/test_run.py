@@ -87,7 +87,7 @@ class TestArraysOfEveryKind:
         assert type(result["price"]) is float
         assert sorted(result) == ["num_simulations", "price", "standard_error"]
         assert len(result) == 3
-        assert repr(result).startswith("TaskResult(price, standard_error; ran on cpu.")
+        assert repr(result).startswith("TaskResult(price, standard_error, num_simulations; ran on cpu.")
 
 
 @pytest.mark.usefixtures("quiet")

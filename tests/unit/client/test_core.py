@@ -18,7 +18,7 @@ from routerd.types import ArrayRef
 class TestArguments:
     def test_scalars_are_parameters_and_the_rest_arrays(self):
         params, arrays = core.split_arguments(
-            {"a": 1, "b": 2.5, "c": True, "d": "x", "e": np.float32(1.5), "f": np.int8(3), "g": None, "h": [1, 2],
+            "w", {"a": 1, "b": 2.5, "c": True, "d": "x", "e": np.float32(1.5), "f": np.int8(3), "g": None, "h": [1, 2],
              "i": ((1.0, 2.0), (3.0, 4.0)), "j": np.arange(3)}
         )  # fmt: skip
         assert params == {"a": 1, "b": 2.5, "c": True, "d": "x", "e": 1.5, "f": 3}
@@ -28,24 +28,41 @@ class TestArguments:
     def test_other_libraries_arrays_are_taken(self):
         import pandas as pd
 
-        _params, arrays = core.split_arguments({"x": pd.Series([1.0, 2.0]), "y": pd.DataFrame({"a": [1, 2]})})
+        _params, arrays = core.split_arguments("w", {"x": pd.Series([1.0, 2.0]), "y": pd.DataFrame({"a": [1, 2]})})
         assert arrays["x"].tolist() == [1.0, 2.0]
         assert str(arrays["y"].dtype) == "int64"
 
     @pytest.mark.parametrize("value", [{}, {1}, b"x", 1j, object()])
     def test_what_is_no_number_is_refused_by_name(self, value):
         with pytest.raises(errors.InvalidParameter, match="volatility must be a number, a string or an array"):
-            core.split_arguments({"volatility": value})
+            core.split_arguments("w", {"volatility": value})
 
     @pytest.mark.parametrize("value", [["a", "b"], [object()], [1j]])
     def test_arrays_of_other_things_as_well(self, value):
         with pytest.raises(errors.InvalidArray, match="x is no array of numbers"):
-            core.split_arguments({"x": value})
+            core.split_arguments("w", {"x": value})
 
     @pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**40])
     def test_integers_that_cannot_be_sent(self, value):
         with pytest.raises(errors.InvalidParameter, match="no integer beyond 64 bits can be sent"):
-            core.split_arguments({"seed": value})
+            core.split_arguments("w", {"seed": value})
+
+    def test_lists_and_shapes_have_the_dtype_that_the_catalogue_declares(self):
+        name = "collateral.haircut"
+        _params, arrays = core.split_arguments(name, {"account": [0, 1, 1], "price": [1, 2, 3]})
+        assert {key: str(array.dtype) for key, array in arrays.items()} == {"account": "int64", "price": "float64"}
+        ask = core.ask_of(name, {"account": (5,), "price": (5,)})
+        assert {key: ref.dtype for key, ref in ask.arrays.items()} == {"account": "int64", "price": "float64"}
+        _params, arrays = core.split_arguments("w", {"x": [2**53 + 1]})
+        assert arrays["x"].tolist() == [2**53 + 1]  # which float64 does not hold: the daemon says what it wants
+
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [([[1], [1, 2]], "rows have different lengths"), (np.ma.masked_less([1.0, 2.0], 1.5), "masked array; fill it")],
+    )
+    def test_arrays_that_would_not_arrive_as_they_are(self, value, words):
+        with pytest.raises(errors.InvalidArray, match=words):
+            core.split_arguments("w", {"x": value})
 
     def test_a_question_takes_shapes(self):
         ask = core.ask_of("w", {"a": (3, 4), "b": np.zeros((2, 2), "float32"), "c": [1.0], "d": 5})
