@@ -33,6 +33,7 @@ _RETRY_SECONDS = 600.0
 _CRASHES = 3  # of its worker while a pair was tried; then it is the pair's fault
 _STEEPEST = 1.5  # work is chosen so that cost grows about in proportion to it; a timing this far above is in doubt
 _LOOK_AGAIN_SECONDS = (0.1, 0.4, 1.6)  # pauses before a doubtful size is timed again, for what disturbed it to pass
+_CONFIRMED, _AGREEMENT = 2, 1.1  # looks that were not this much quicker: then it is the work that takes the time
 
 
 class Calibrator:
@@ -237,11 +238,13 @@ class Calibrator:
         for step in range(_POINTS):
             work = low * (high / low) ** (step / (_POINTS - 1))
             measured = await self._measure(backend, workload, work, expected)
+            confirmed = 0
             for pause in _LOOK_AGAIN_SECONDS:
-                if not points or not doubtful(points[-1], _point(measured)):
+                if not points or not doubtful(points[-1], _point(measured)) or confirmed == _CONFIRMED:
                     break
                 await asyncio.sleep(pause)
                 again = await self._measure(backend, workload, work, expected)
+                confirmed += _point(again).seconds > _point(measured).seconds / _AGREEMENT
                 measured = min(measured, again, key=lambda one: _point(one).seconds)
             points.append(_point(measured))
             # By its fastest repetition: one that was disturbed must not end the series.

@@ -318,3 +318,23 @@ def test_a_timing_that_another_process_disturbed_is_taken_again(fleet, benches, 
     assert [times.count(work) for work in dict.fromkeys(times)] == [1, 1, 3, 1]
     pair = fleet.backends["metal.mlx"].pairs["linalg.gemm"]
     assert pair.model.predict(times[-1]).seconds == pytest.approx(1.05e-9 * times[-1], rel=0.1)
+
+
+def test_a_timing_that_is_confirmed_twice_is_believed(fleet, benches, calibrate, monkeypatch):
+    monkeypatch.setattr("routerd.calibrator._LOOK_AGAIN_SECONDS", (0.0, 0.0, 0.0, 0.0))
+    bench = benches["metal.mlx"]
+    quiet, times = bench.worker.ask, []
+
+    async def steep_from_the_third_size_on(make, *, seconds, priority):
+        answer = await quiet(make, seconds=seconds, priority=priority)
+        if isinstance(answer.outcome, messages.Measured):
+            times.append(answer.outcome.work)
+            if len(set(times)) >= 3:
+                return answer._replace(outcome=messages.Measured(1, answer.outcome.work, (5.0, 5.0)))
+        return answer
+
+    bench.worker.ask = steep_from_the_third_size_on
+    calibrate("linalg.gemm")
+    assert [times.count(work) for work in dict.fromkeys(times)] == [1, 1, 3]
+    pair = fleet.backends["metal.mlx"].pairs["linalg.gemm"]
+    assert pair.model.predict(times[-1]).seconds == pytest.approx(5.0, rel=0.1)
