@@ -8,15 +8,17 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
 from engines.calibration import calibrate
-from engines.findings import Findings, WrongResult
-from engines.jobs import Jobs, Outcome, build_jobs, run_job
+from engines.checks.require import WrongResult
+from engines.findings import Findings
+from engines.jobs import build_jobs
+from engines.jobs.job import Job, Outcome, run_job
 from engines.policy_change import NothingToBar, Unchanged, show_policy_change
 from engines.prices import Stock, read_stocks
 from engines.private_daemon import DaemonTrouble, PrivateDaemon, alone_in
@@ -78,22 +80,22 @@ def _tell(daemon: PrivateDaemon, repeats: int, console: Console) -> None:
     with daemon.running():
         with connect(daemon.socket, name="demo") as router:
             _prepare(daemon, router, jobs, console)
-            outcomes = {name: run_job(router, job, repeats) for name, job in vars(jobs).items()}
+            outcomes = {name: run_job(router, job, repeats) for name, job in jobs.items()}
             _show_routing(router, outcomes, repeats, console)
-            _show_results(stocks, jobs, outcomes, console)
+            _show_results(stocks, outcomes, console)
             console.print("A policy change", style="bold")
-            show_policy_change(router, daemon.policies, jobs.loose_product, console)
+            show_policy_change(router, daemon.policies, jobs["loose_product"], console)
         stopping = time.monotonic()
     console.print(
         f"stop     the daemon ended with exit code 0 after {duration(time.monotonic() - stopping)}; no process is left"
     )
 
 
-def _prepare(daemon: PrivateDaemon, router: Router, jobs: Jobs, console: Console) -> None:
+def _prepare(daemon: PrivateDaemon, router: Router, jobs: Mapping[str, Job], console: Console) -> None:
     """Wait for the backends, and let them prove and time themselves where an earlier run has not."""
     status = router.call("status")
     console.print(f"routerd {status['version']}, process {status['pid']}, on {_near(daemon.socket)}")
-    workloads = sorted({job.workload for job in jobs})
+    workloads = sorted({job.workload for job in jobs.values()})
     began = time.monotonic()
     done = asyncio.run(calibrate(daemon.socket, workloads, console))
     took = duration(time.monotonic() - began)
@@ -118,13 +120,13 @@ def _show_routing(router: Router, outcomes: dict[str, Outcome], repeats: int, co
     console.print(
         f"measured: time in the daemon from request to reply (queue, transfer, kernel), {measured}. "
         "gain: predicted time on cpu.numpy ÷ predicted time on the choice. "
-        "A row of several tasks shows the sums of their times and the lowest confidence.\n",
+        "A row of several tasks shows the sums of their times, the lowest confidence, and the reason of the longest.\n",
         style="dim",
     )
 
 
-def _show_results(stocks: Sequence[Stock], jobs: Jobs, outcomes: dict[str, Outcome], console: Console) -> None:
-    findings = Findings(stocks, jobs, outcomes)
+def _show_results(stocks: Sequence[Stock], outcomes: dict[str, Outcome], console: Console) -> None:
+    findings = Findings(stocks, outcomes)
     for table in (findings.options(), findings.histories(), findings.risk()):
         console.print(table)
         console.print()

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from engines.jobs import EMA_DAYS, HORIZON_DAYS, LAYERS, RATE, ROWS, RSI_DAYS, SMA_DAYS, Jobs, Outcome
+from engines.checks import verified
+from engines.checks.require import WrongResult
+from engines.jobs.histories import ATR_DAYS, RSI_DAYS, SMA_DAYS
+from engines.jobs.job import Outcome
+from engines.jobs.learning import LAYERS, ROWS
+from engines.jobs.options import RATE
+from engines.jobs.risk import HORIZON_DAYS
 from engines.prices import Floats, Stock
 from routerd.client import TaskResult
 
@@ -19,30 +25,26 @@ _GREEKS = ("price", "delta", "gamma", "vega", "theta", "rho")
 _STATISTICS = ("sharpe", "sortino", "max_drawdown", "calmar", "volatility")
 
 
-class WrongResult(Exception):
-    """A result contradicts an independent calculation."""
-
-
 class Findings:
     """The results of all jobs. Building it checks them; raises ``WrongResult``."""
 
-    def __init__(self, stocks: Sequence[Stock], jobs: Jobs, outcomes: Mapping[str, Outcome]) -> None:
+    def __init__(self, stocks: Sequence[Stock], outcomes: Mapping[str, Outcome]) -> None:
         self._stocks = stocks
-        self._jobs = jobs
         self._outcomes = outcomes
         grid = outcomes["greeks"].results["grid"]["greeks"]
         self._greeks = {
             stock.ticker: dict(zip(_GREEKS, map(float, grid[row]), strict=True)) for row, stock in enumerate(stocks)
         }
         self._check_options()
+        self._verified = list(verified(outcomes))
         self._product_errors = {name: self._product_error(name) for name in ("product", "loose_product")}
 
     def options(self) -> Table:
-        """Each stock with its call by three methods."""
+        """Each stock with its call by three methods, and the call on its average."""
         table = _table(
             f"A year's at-the-money call, rate {RATE:.0%}; volatility realised over the last year",
             "stock", "close", "volatility", "1 M paths", "± std. error", "4 096 points", "± std. error",
-            "Black–Scholes", "delta", "vega",
+            "Black–Scholes", "delta", "vega", "on the average",
         )  # fmt: skip
         for stock in self._stocks:
             paths, points = self._priced("pseudo_random", stock), self._priced("quasi_random", stock)
@@ -58,6 +60,7 @@ class Findings:
                 f"{exact['price']:.6f}",
                 f"{exact['delta']:.4f}",
                 f"{exact['vega']:.3f}",
+                f"{self._priced('asian', stock)['price']:.4f}",
             )
         return table
 
@@ -66,10 +69,10 @@ class Findings:
         table = _table(
             "Whole histories, closes adjusted for splits and dividends; indicators on the last day",
             "series", "Sharpe", "Sortino", "max drawdown", "volatility",
-            "last", f"SMA {SMA_DAYS}", f"EMA {EMA_DAYS}", f"RSI {RSI_DAYS}",
+            "last", f"SMA {SMA_DAYS}", f"RSI {RSI_DAYS}", f"ATR {ATR_DAYS}",
         )  # fmt: skip
         statistics = self._statistics()
-        last = {name: self._last(name) for name in ("sma", "ema", "rsi")}
+        last = {name: self._last(name) for name in ("sma", "rsi", "atr")}
         prices = {stock.ticker: float(stock.adjusted[-1]) for stock in self._stocks}
         for name in [*prices, *(name for name in statistics if name not in prices)]:
             found = statistics[name]
@@ -96,6 +99,7 @@ class Findings:
 
     def remarks(self) -> Iterator[str]:
         """The rest, a line each."""
+        yield from self._verified
         outputs = self._outcomes["inference"].results["windows"]["y"]
         yield (
             f"ml.mlp_inference: {ROWS:,} outputs of an untrained {'-'.join(map(str, LAYERS))} network, mean {outputs.mean():+.3f}, "
@@ -103,7 +107,7 @@ class Findings:
         )
         for name, error in self._product_errors.items():
             result = self._outcomes[name].results["product"]
-            tolerance = getattr(self._jobs, name).tasks["product"]["tolerance"]
+            tolerance = self._outcomes[name].job.tasks["product"]["tolerance"]
             yield (
                 f"linalg.gemm on {result.ran_on.backend}: error {error:.1e} against float64 on {_SAMPLED_ROWS} of its rows, "
                 f"tolerance {tolerance:.0e}"
@@ -138,10 +142,17 @@ class Findings:
                         f"the {name} price of {stock.ticker} is {result['price']:.6f} ± {result['standard_error']:.1e}, "
                         f"Black–Scholes gives {exact:.6f}"
                     )
+        for stock in self._stocks:
+            average, exact = self._priced("asian", stock)["price"], self._greeks[stock.ticker]["price"]
+            # An average over equal steps has a bit more than a third of the variance, and its drift is a half.
+            if not exact / 3.0 < average < exact:
+                raise WrongResult(
+                    f"the call on the average of {stock.ticker} costs {average:.4f}, that on the close {exact:.4f}"
+                )
 
     def _product_error(self, name: str) -> float:
         """Relative error (Frobenius) of some rows of the product against float64 computed here; checks it."""
-        arguments: Mapping[str, Any] = getattr(self._jobs, name).tasks["product"]
+        arguments: Mapping[str, Any] = self._outcomes[name].job.tasks["product"]
         result = self._outcomes[name].results["product"]
         rows = np.linspace(0, arguments["a"].shape[0] - 1, _SAMPLED_ROWS).astype(int)
         expected: Floats = arguments["a"][rows] @ arguments["b"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from engines.jobs import Job
+from engines.jobs.job import Job
 from routerd.client import Router, TaskResult
 from routerd.reasoning import duration
 from routerd.types import Decision
@@ -38,7 +38,7 @@ def show_policy_change(router: Router, policies: Path, job: Job, console: Consol
     say = console.print
     say(f"before   {_words(before)}")
     with _extra_file(policies / f"bar-{before.backend}.yaml", _constraint(before.backend)) as file:
-        say(f"write    {file}")
+        say(f"write    {file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}")
         for line in file.read_text().splitlines():
             say(f"           {line}", style="dim")
         applied = router.call("policy.apply", {"paths": []})

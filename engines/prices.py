@@ -21,12 +21,16 @@ TRADING_DAYS = 252
 
 @dataclass(frozen=True)
 class Stock:
-    """One stock's history, oldest day first: closes as quoted, and adjusted for splits and dividends, both (T,)."""
+    """One stock's history, oldest day first: closes as quoted; all else adjusted for splits and dividends; each (T,)."""
 
     ticker: str
     dates: tuple[str, ...]
     close: Floats
     adjusted: Floats
+    open: Floats
+    high: Floats
+    low: Floats
+    volume: Floats
 
     @cached_property
     def log_returns(self) -> Floats:
@@ -52,18 +56,31 @@ def read_stocks() -> list[Stock]:
 
 
 def _stock(ticker: str, columns: Mapping[str, Sequence[Any]]) -> Stock:
+    close, adjusted = np.array(columns["close"], float), np.array(columns["adj_close"], float)
+    factor = adjusted / close
+    opening, high, low = (np.array(columns[name], float) * factor for name in ("open", "high", "low"))
     return Stock(
-        ticker, tuple(columns["date"]), np.array(columns["close"], float), np.array(columns["adj_close"], float)
+        ticker,
+        tuple(columns["date"]),
+        close,
+        adjusted,
+        opening,
+        np.maximum(high, adjusted),  # where they were equal, rounding may have put them in the wrong order
+        np.minimum(low, adjusted),
+        np.array(columns["volume"], float) / factor,  # so that price × volume stays what was traded
     )
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Stocks side by side on the days that all of them traded: adjusted closes, (T, S)."""
+    """Stocks side by side on the days that all of them traded: adjusted prices, each (T, S); ``adjusted`` is the close."""
 
     tickers: tuple[str, ...]
     dates: tuple[str, ...]
     adjusted: Floats
+    open: Floats
+    high: Floats
+    low: Floats
 
     @property
     def returns(self) -> Floats:
@@ -81,11 +98,12 @@ class Panel:
 def align(stocks: Sequence[Stock]) -> Panel:
     """The stocks on their common days."""
     dates = sorted(set.intersection(*(set(stock.dates) for stock in stocks)))
-    columns = []
-    for stock in stocks:
-        price_on = dict(zip(stock.dates, stock.adjusted, strict=True))
-        columns.append([price_on[date] for date in dates])
-    return Panel(tuple(stock.ticker for stock in stocks), tuple(dates), np.array(columns).T.copy())
+    rows = [np.isin(stock.dates, dates) for stock in stocks]
+    columns = {
+        name: np.stack([getattr(stock, name)[row] for stock, row in zip(stocks, rows, strict=True)], axis=1)
+        for name in ("adjusted", "open", "high", "low")
+    }
+    return Panel(tuple(stock.ticker for stock in stocks), tuple(dates), **columns)
 
 
 def by_history(stocks: Sequence[Stock]) -> list[Panel]:

@@ -75,6 +75,7 @@ class PrivateDaemon:
             "ROUTERD_STATE_DIR": str(self.state),
             "ROUTERD_POLICY_PATHS": str(self.policies),
             "ROUTERD_CALIBRATE_WHEN_IDLE": "false",  # nothing computes beside what is being measured
+            "ROUTERD_CALIBRATION_RUN_SECONDS": "0.12",  # no task here is longer, and it is the longest that take long to measure
         }
         with self.log.open("wb") as log:
             # In a session of its own Ctrl-C does not reach it: it is stopped once, in order, by whoever started it.

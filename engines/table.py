@@ -1,4 +1,4 @@
-"""The demo's routing table: one row for each job and backend, with the reason beneath it."""
+"""The demo's routing table: one row for each job and backend, with the reason beneath it, under the engine that asks."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from engines.jobs import Outcome
+from engines.jobs.job import Outcome
 from routerd.client import TaskResult
 from routerd.reasoning import duration
 
 _HEADINGS = ("workload", "work", "hardware", "backend", "predicted", "measured", "gain", "confidence")
 _RIGHT = frozenset({"predicted", "measured", "gain", "confidence"})
 _GAP = 2
-_SHORT_UNITS = {"floating-point operations": "flop", "paths (a lattice point counts a quarter)": "paths"}
+_SHORT_UNITS = {"floating-point operations": "flop"}
 
 
 @dataclass(frozen=True)
 class Row:
     """Tasks of one job that one backend ran: their times are summed, their confidence is the lowest."""
 
+    engine: str
     title: str
     workload: str
     work: str
@@ -63,15 +64,17 @@ def _row(outcome: Outcome, work_unit: str, hardware: str, backend: str, results:
     predicted = sum(decision.predicted_seconds for decision in decisions)
     on_contract = sum(decision.estimated_gain * decision.predicted_seconds for decision in decisions)
     total = quantity(sum(decision.work for decision in decisions))
-    why = largest.decision.reasoning
+    why = largest.decision.reasoning.removeprefix(f"{backend}: ")  # the row names it already
     if len(results) > 1:
-        why = f"{len(results)} tasks; of the longest: {why}"
+        why = f"longest of {len(results)}: {why}"
     if largest.fallback_reason is not None:
         why = f"planned on {largest.planned.backend}, but {largest.fallback_reason}; {why}"
+    unit = work_unit.partition(" (")[0]
     return Row(
+        outcome.job.engine,
         outcome.job.title,
         outcome.job.workload,
-        f"{total} {_SHORT_UNITS.get(work_unit, work_unit)}",
+        f"{total} {_SHORT_UNITS.get(unit, unit)}",
         hardware,
         backend,
         predicted,
@@ -83,7 +86,7 @@ def _row(outcome: Outcome, work_unit: str, hardware: str, backend: str, results:
 
 
 class RoutingTable:
-    """Rows whose columns line up, each followed by what it is and why it ran there, at whatever width there is."""
+    """Rows whose columns line up, under the engine that asks, each followed by what it is and why it ran there, at whatever width there is."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows = list(rows)
@@ -95,7 +98,11 @@ class RoutingTable:
         parts = [slice(None)] if fits else [slice(2), slice(2, None)]  # a narrow terminal gets each row in two lines
         yield from (_line(part, _HEADINGS, widths, "bold") for part in parts)
         yield Rule(style="dim")
+        engine = ""
         for row in self._rows:
+            if row.engine != engine:
+                engine = row.engine
+                yield Text(engine, style="bold")
             yield from (_line(part, row.cells(), widths, "") for part in parts)
             yield Text(_indented(row.title, options.max_width))
             yield Text(_indented(f"why: {row.why}", options.max_width), style="dim")
