@@ -31,6 +31,7 @@ def main() -> None:
     options = Options(str(__doc__), arguments)
     namespaces = _namespaces()
     compared: list[Comparison] = []
+    notes: dict[str, list[str]] = {}
     with quiet_machine(options) as conditions:
         for case in all_cases(options.quick):
             if wanted and case.workload not in wanted:
@@ -40,8 +41,9 @@ def main() -> None:
                 continue
             compared.append(_measure(case, namespaces, options))
             print("  " + "  ".join(filter(None, compared[-1].cells)), file=sys.stderr, flush=True)
-            if case.note:
-                conditions[case.workload] = case.note
+            if case.note and case.workload not in notes.setdefault(case.note, []):
+                notes[case.note].append(case.workload)
+    conditions |= {", ".join(names): note for note, names in notes.items()}
     conditions["blocks"] = "one call" if options.quick else f"{_BLOCKS} of about {_BLOCK_SECONDS:g} s"
     publish("workloads", compared, conditions, options)
 
