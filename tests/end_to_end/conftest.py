@@ -28,14 +28,6 @@ from routerd.memory import receive
 from routerd.protocol import HEADER
 
 START_SECONDS = 30.0
-CALIBRATED = (
-    "analytics.performance",
-    "linalg.gemm",
-    "ml.mlp_inference",
-    "options.monte_carlo_european",
-    "risk.greeks_batch",
-    "risk.var_historical",
-)
 OPTION = {"spot_price": 100.0, "strike_price": 110.0, "volatility": 0.2, "num_simulations": 1000}
 
 PLUGIN = '''
@@ -243,11 +235,11 @@ def option() -> dict[str, float]:
 
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[DaemonProcess]:
-    """One daemon for all tests that only ask and run. What is asked for most is proved and timed before the first of them."""
-    process = DaemonProcess(calibration_run_seconds=0.02, calibrate_when_idle="false").start()
+    """One daemon for all tests that only ask and run. Every workload is proved and timed before the first of them."""
+    process = DaemonProcess(calibration_run_seconds=0.02).start()
     try:
         with process.connect(name="setup") as router:
-            router.call("calibrate", {"workloads": CALIBRATED})
+            router.call("calibrate")
         yield process
         assert process.stop() == 0, process.log.read_text()
         assert "internal error" not in process.log.read_text()

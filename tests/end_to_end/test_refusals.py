@@ -121,7 +121,7 @@ class TestArrays:
     def test_content_out_of_bounds(self, router, rows):
         series = {name: np.full(1000 * rows, 0.2) for name in ("spot", "strike", "volatility", "maturity", "rate")}
         series["spot"][3] = -1.0
-        refused(router, errors.InvalidArray, "spot must be > 0 everywhere, its least value is -1", "risk.greeks_batch",
+        refused(router, errors.InvalidArray, "spot must be >= 1e-12 everywhere, its least value is -1", "risk.greeks_batch",
                 **series)  # fmt: skip
 
 
