@@ -17,16 +17,21 @@ from routerd.workloads.microstructure import VPIN
 def cases(quick: bool) -> list[Case | Missing]:
     bars = 2_000 if quick else 100_000
     example = VPIN.example(bars, np.random.default_rng(0))
-    close, volume = (example.arrays[name].tolist() for name in ("close", "volume"))
-    size, window = float(example.params["bucket_volume"]), int(example.params["window"])
+    symbols = range(example.arrays["close"].shape[1])
+    columns = [[example.arrays[name][:, symbol].tolist() for name in ("close", "volume")] for symbol in symbols]
+    sizes, window = example.arrays["bucket_volume"].tolist(), int(example.params["window"])
     return [
         Case(
             workload=VPIN.name,
-            scale=f"{bars:,} bars, a bucket takes 20, a window 50 buckets",
+            scale=f"{bars:,} bars of {len(symbols)} symbols, a bucket takes 20, a window 50 buckets",
             library="a loop over the bars",
             params=example.params,
             arrays=example.arrays,
-            peer=lambda: _loop(close, volume, size, window),
+            peer=lambda: [
+                value
+                for (close, volume), size in zip(columns, sizes, strict=True)
+                for value in _loop(close, volume, size, window)
+            ],
             difference=_difference,
             target=20.0,
         )

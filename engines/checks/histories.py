@@ -72,8 +72,8 @@ def vpin(outcome: Outcome) -> str:
     """The last window, by interpolating the cumulated volume of buyers at the ends of buckets."""
     for ticker, result in outcome.results.items():
         task, values = outcome.job.tasks[ticker], result["vpin"]
-        volume, window, size = task["volume"][1:], task["window"], task["bucket_volume"]
-        change = np.diff(task["close"])
+        volume, window, size = task["volume"][1:, 0], task["window"], float(task["bucket_volume"][0])
+        change = np.diff(task["close"][:, 0])
         bought = volume * np.array([NormalDist().cdf(x) for x in change / change.std(ddof=1)])
         traded = np.concatenate([[0.0], np.cumsum(volume)])
         buckets = int(traded[-1] / size * (1.0 + 1e-12))

@@ -64,9 +64,9 @@ def histories(stocks: Sequence[Stock], panels: Sequence[Panel], young: Panel, ol
             "microstructure.vpin",
             {
                 stock.ticker: {
-                    "close": stock.adjusted,
-                    "volume": stock.volume,
-                    "bucket_volume": float(stock.volume.mean()),
+                    "close": stock.adjusted[:, None],
+                    "volume": stock.volume[:, None],
+                    "bucket_volume": np.array([stock.volume.mean()]),
                     "window": BUCKETS,
                 }
                 for stock in stocks

@@ -123,8 +123,10 @@ def _bounds(parameter: Mapping[str, Any]) -> str:
 
 
 def _values(array: Mapping[str, Any]) -> str:
-    """What an element may be: bounds, and whether NaN is refused."""
+    """What an element may be: bounds, and whether NaN is refused where there could be one."""
     bounds = _bounds({"choices": (), **array})
+    if not array["dtype"].startswith("float"):
+        return bounds
     finite = "finite" if array["finite"] else "may be NaN"
     return f"{finite}, {bounds}" if bounds else finite
 

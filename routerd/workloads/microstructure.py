@@ -1,16 +1,16 @@
-"""Order-flow toxicity from time bars.
-
-A task is one symbol: each fills its own number of buckets, so several are several tasks and there is nothing to split.
-"""
+"""Order-flow toxicity from time bars."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from routerd.errors import InvalidArray, InvalidParameter
+from routerd.errors import InvalidArray
 from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Parameter, Params, Workload
 from routerd.workloads.normal import density_and_distribution
+from routerd.workloads.scan import joined
+from routerd.workloads.splitting import split_along
 from routerd.workloads.windows import window_sums
 
 if TYPE_CHECKING:
@@ -26,12 +26,27 @@ _EXAMPLE_BARS_PER_BUCKET = 20
 
 
 def _vpin(namespace: Namespace, params: Params, arrays: Arrays) -> Arrays:
-    xp, size, window = namespace.xp, params["bucket_volume"], params["window"]
-    imbalance, bars = _buckets(namespace, size, arrays["close"], arrays["volume"])
-    if imbalance.shape[0] < window:
-        raise _too_few(imbalance.shape[0], params)
-    sums = window_sums(xp.abs(imbalance)[:, None], window)
-    return {"vpin": sums[:, 0] / (window * size), "bar": bars[window - 1 :]}
+    """Each symbol fills its own number of buckets, so their values lie one after the other, as lists."""
+    xp, window = namespace.xp, params["window"]
+    values, bars, offsets = [], [], [0]
+    for symbol, size in enumerate(namespace.to_host(arrays["bucket_volume"]).tolist()):
+        imbalance, filled = _buckets(namespace, size, arrays["close"][:, symbol], arrays["volume"][:, symbol])
+        if imbalance.shape[0] < window:
+            raise _too_few(symbol, imbalance.shape[0], size, window)
+        values.append(window_sums(xp.abs(imbalance)[:, None], window)[:, 0] / (window * size))
+        bars.append(filled[window - 1 :])
+        offsets.append(offsets[-1] + values[-1].shape[0])
+    return {
+        "vpin": joined(namespace, values),
+        "bar": joined(namespace, bars),
+        "symbol_offsets": _integers(namespace, offsets),
+    }
+
+
+def _integers(namespace: Namespace, values: list[int]) -> Any:
+    import numpy as np
+
+    return namespace.from_host(np.asarray(values, dtype=np.int64))
 
 
 def _buckets(namespace: Namespace, size: float, close: Any, volume: Any) -> tuple[Any, Any]:
@@ -91,41 +106,64 @@ def _check_rows(params: Params, dims: Dims) -> None:
 
 
 def _check_buckets(params: Params, arrays: HostArrays) -> None:
-    buckets = float(arrays["volume"][1:].sum(dtype="float64")) / params["bucket_volume"] + _ROUNDING
-    if buckets < params["window"]:
-        raise _too_few(int(buckets), params)
-    if buckets > _MAX_BUCKETS:
-        raise InvalidParameter(
-            f"microstructure.vpin: the volume fills {buckets:.3g} buckets of {params['bucket_volume']:g}, the limit is "
-            f"{_MAX_BUCKETS:g}; raise bucket_volume",
-            parameter="bucket_volume",
+    sizes = arrays["bucket_volume"]
+    filled = arrays["volume"][1:].sum(axis=0, dtype="float64") / sizes + _ROUNDING
+    fewest, most = int(filled.argmin()), int(filled.argmax())
+    if filled[fewest] < params["window"]:
+        raise _too_few(fewest, int(filled[fewest]), float(sizes[fewest]), params["window"])
+    if filled.sum() > _MAX_BUCKETS:
+        raise InvalidArray(
+            f"microstructure.vpin: the volume of symbol {most} fills {filled[most]:.3g} buckets of {sizes[most]:g}, the limit "
+            f"for all symbols together is {_MAX_BUCKETS:g}; raise bucket_volume[{most}]",
+            array="bucket_volume",
         )
 
 
-def _too_few(buckets: int, params: Params) -> InvalidParameter:
-    return InvalidParameter(
-        f"microstructure.vpin: the volume after the first bar fills {buckets} buckets of {params['bucket_volume']:g}, a "
-        f"window needs {params['window']}; lower bucket_volume or window, or send more bars",
-        parameter="bucket_volume",
+def _too_few(symbol: int, buckets: int, size: float, window: int) -> InvalidArray:
+    return InvalidArray(
+        f"microstructure.vpin: the volume of symbol {symbol} after the first bar fills {buckets} buckets of {size:g}, a window "
+        f"needs {window}; lower bucket_volume[{symbol}] or window, or send more bars",
+        array="bucket_volume",
     )
 
 
+def _merge(whole: Example, parts: Sequence[HostArrays]) -> dict[str, Any]:
+    import numpy as np
+
+    del whole
+    counts = np.concatenate([np.diff(part["symbol_offsets"]) for part in parts])
+    return {
+        "vpin": np.concatenate([part["vpin"] for part in parts]),
+        "bar": np.concatenate([part["bar"] for part in parts]),
+        "symbol_offsets": np.concatenate(([0], np.cumsum(counts))),
+    }
+
+
 def _bars(params: Params, dims: Dims) -> float:
-    return float(dims["T"])
+    return float(dims["T"] * dims["S"])
 
 
 def _example(work: float, rng: np.random.Generator) -> Example:
-    """Minute bars whose volume and volatility rise and fall together; a bucket takes about twenty of them."""
+    """Minute bars whose volume and volatility rise and fall together; a bucket takes about twenty of them.
+
+    One symbol for little work, then up to sixteen.
+    """
     import numpy as np
 
-    rows = max(5 * _EXAMPLE_BARS_PER_BUCKET, round(work))
-    activity = np.exp(0.5 * np.sin(np.arange(rows) * (2.0 * np.pi / 390.0)) + rng.normal(0.0, 0.7, rows))
-    changes = 0.02 * np.sqrt(activity) * rng.standard_normal(rows)
+    symbols = int(min(16, max(1, work // 20_000)))
+    rows = max(5 * _EXAMPLE_BARS_PER_BUCKET, round(work / symbols))
+    season = 0.5 * np.sin(np.arange(rows) * (2.0 * np.pi / 390.0))
+    activity = np.exp(season[:, None] + rng.normal(0.0, 0.7, (rows, symbols)))
+    changes = 0.02 * np.sqrt(activity) * rng.standard_normal((rows, symbols))
     volume = np.round(1_000.0 * activity)
     buckets = rows // _EXAMPLE_BARS_PER_BUCKET
     return Example(
-        {"bucket_volume": float(np.floor(volume[1:].sum() / buckets)), "window": min(50, buckets)},
-        {"close": np.round(1e4 + np.cumsum(changes), 2), "volume": volume},
+        {"window": min(50, buckets)},
+        {
+            "close": np.round(1e4 + np.cumsum(changes, axis=0), 2),
+            "volume": volume,
+            "bucket_volume": np.floor(volume[1:].sum(axis=0) / buckets),
+        },
     )
 
 
@@ -139,15 +177,6 @@ VPIN = Workload(
     engines=("VPIN", "Strategy"),
     parameters=(
         Parameter(
-            name="bucket_volume",
-            type="float",
-            unit="quantity",
-            minimum=0.0,
-            above_minimum=True,
-            maximum=1e18,
-            doc="volume V of a bucket; the paper takes a fiftieth of an average day's",
-        ),
-        Parameter(
             name="window",
             type="int",
             unit="buckets",
@@ -160,32 +189,47 @@ VPIN = Workload(
     inputs=(
         Array(
             name="close",
-            shape=("T",),
+            shape=("T", "S"),
             unit="currency",
-            doc="closing prices of the time bars of one symbol. The first only gives the price that the second changes from; "
+            doc="closing prices of the time bars, one bar a row and one symbol a column. The first only gives the price that the second changes from; "
             "changes are measured in their own standard deviation over all of them (divisor: their number less one)",
         ),
         Array(
             name="volume",
-            shape=("T",),
+            shape=("T", "S"),
             unit="quantity",
             minimum=0.0,
             doc="volume of each bar; the first bar's is left out, for its change is not known",
+        ),
+        Array(
+            name="bucket_volume",
+            shape=("S",),
+            unit="quantity",
+            minimum=0.0,
+            above_minimum=True,
+            maximum=1e18,
+            doc="volume V of a bucket of each symbol; the paper takes a fiftieth of an average day's",
         ),
     ),
     outputs=(
         Array(
             name="vpin",
-            shape=("B - n + 1",),
+            shape=("K",),
             unit="0 to 1",
-            doc="Σ|V_S − V_B| ÷ (n·V) over each window of n buckets, for the B buckets that were filled; a bar that spans "
-            "buckets gives each its share",
+            doc="Σ|V_S − V_B| ÷ (n·V) over each window of n buckets, B − n + 1 values for the B buckets that a symbol filled, "
+            "symbol after symbol; a bar that spans buckets gives each its share",
         ),
         Array(
             name="bar",
-            shape=("B - n + 1",),
+            shape=("K",),
             dtype="int64",
             doc="number of the bar that filled the window's last bucket: when the value became known",
+        ),
+        Array(
+            name="symbol_offsets",
+            shape=("S + 1",),
+            dtype="int64",
+            doc="the values of symbol s are vpin[symbol_offsets[s] : symbol_offsets[s + 1]]",
         ),
     ),
     kernel=_vpin,
@@ -196,6 +240,9 @@ VPIN = Workload(
     tolerance=1e-9,
     check_task=_check_rows,
     check=_check_buckets,
+    batch_dim="S",
+    split=split_along({"close": 1, "volume": 1, "bucket_volume": 0}),
+    merge=_merge,
     # A float32 price has lost most digits of its change before a kernel sees it, and a rounded volume moves borders.
     needs=frozenset({"float64", "searchsorted"}),
 )

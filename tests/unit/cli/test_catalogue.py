@@ -33,6 +33,7 @@ def test_bounds_in_words(low, high, above, text):
         ({"finite": False}, "may be NaN"),
         ({"minimum": 0.0, "above_minimum": True}, "finite, > 0"),
         ({"minimum": 0.0, "maximum": 1.0}, "finite, ≥ 0, ≤ 1"),
+        ({"dtype": "int64", "minimum": 0.0}, "≥ 0"),
     ],
 )
 def test_what_an_element_may_be_in_words(declared, text):
