@@ -43,6 +43,7 @@ class Archive:
             raise InvalidModel(f"its archive has no {name}")
         try:
             return self._zip.read(info)
+        # What zipfile raises for damage, an unknown compression (NotImplementedError) and encryption (RuntimeError).
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
             raise InvalidModel(f"{name} in its archive is damaged: {error}") from error
 

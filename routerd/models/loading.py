@@ -177,7 +177,7 @@ def _run_somehow(
         single = msgspec.structs.replace(description, contract_precision="float32")
         try:
             return single, _run(workload_of(name, model, single, kernel), inputs)
-        except Exception:
+        except Exception:  # nor in float32: what float64 gave is the reason to tell
             raise InvalidModel(f"it does not run on an example: {type(error).__name__}: {_last_line(error)}") from error
 
 

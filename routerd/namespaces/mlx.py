@@ -98,11 +98,9 @@ class _ArrayApi:
         setattr(self, name, found)  # the next look-up finds it without coming here
         return found
 
-    def argsort(self, x: Any, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    def argsort(self, x: Any, *, axis: int = -1, stable: bool = True) -> Any:
         """MLX sorts by merging, which keeps the order of equal elements, so ``stable`` is always granted."""
         del stable
-        if descending:
-            raise NotImplementedError("sort the negated values instead")
         return self._mx.argsort(x, axis=axis).astype(self._mx.int64)
 
     def astype(self, x: Any, dtype: Any) -> Any:

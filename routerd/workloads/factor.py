@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from routerd.errors import InvalidArray
 from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Params, Workload
 from routerd.workloads.splitting import merge_along, split_along
+from routerd.workloads.symmetry import check_symmetric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,14 +55,7 @@ def _check_covariance(params: Params, arrays: HostArrays) -> None:
     import numpy as np
 
     covariance = np.asarray(arrays["factor_covariance"], dtype=np.float64)
-    difference = np.abs(covariance - covariance.T)
-    if difference.max() > _ROUNDING * np.abs(covariance).max():
-        row, column = np.unravel_index(int(difference.argmax()), covariance.shape)
-        raise InvalidArray(
-            f"{_NAME}: factor_covariance must be symmetric; [{row}, {column}] is {covariance[row, column]:g}, "
-            f"[{column}, {row}] is {covariance[column, row]:g}",
-            array="factor_covariance",
-        )
+    check_symmetric(_NAME, "factor_covariance", covariance)
     trace = float(np.trace(covariance))
     try:
         np.linalg.cholesky(covariance + (_ROUNDING * trace + np.finfo(np.float64).tiny) * np.eye(len(covariance)))

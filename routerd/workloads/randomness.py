@@ -6,7 +6,7 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from routerd.interfaces import Namespace
+from routerd.interfaces import Namespace, Parameter
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -17,6 +17,17 @@ _ROUNDS = 10
 LANES = 4
 #: Streams that one seed offers: words of different streams are independent.
 PATHS, SHIFTS = 0, 1
+
+
+#: The parameter of every workload that draws random numbers.
+SEED = Parameter(
+    name="seed",
+    type="int",
+    default=0,
+    minimum=0,
+    maximum=2**53 - 1,
+    doc="selects the random numbers; the same seed gives the same answer on every device",
+)
 
 
 def philox4x32(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Any, Any, Any, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from routerd.errors import InvalidArray
 from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Params, Workload
 from routerd.workloads.splitting import merge_along, split_along
+from routerd.workloads.symmetry import check_symmetric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,14 +100,7 @@ def _check_tables(params: Params, arrays: HostArrays) -> None:
             array="bucket",
         )
     for name, table in (("rho", rho), ("gamma", gamma)):
-        difference = np.abs(table - table.T)
-        if difference.max() > _ROUNDING:
-            row, column = np.unravel_index(int(difference.argmax()), table.shape)
-            raise InvalidArray(
-                f"{_NAME}: {name} must be symmetric; {name}[{row}, {column}] is {table[row, column]:g}, "
-                f"{name}[{column}, {row}] is {table[column, row]:g}",
-                array=name,
-            )
+        check_symmetric(_NAME, name, table)
     away = np.abs(np.diagonal(rho) - 1.0) > _ROUNDING
     if away.any():
         position = int(away.argmax())

@@ -15,7 +15,7 @@ from routerd.workloads.options.estimate import Estimate
 from routerd.workloads.options.lognormal import density
 from routerd.workloads.options.parameters import MOST_SIMULATIONS
 from routerd.workloads.options.paths import TILE, Tile, skeleton
-from routerd.workloads.randomness import LANES, random_words, step_normals
+from routerd.workloads.randomness import LANES, SEED, random_words, step_normals
 
 if TYPE_CHECKING:
     import numpy as np
@@ -252,7 +252,7 @@ MONTE_CARLO_ASIAN = Workload(
             default=True,
             doc="compute in closed form what the geometric average tells of the payoff, and simulate the rest alone",
         ),
-        parameters.SEED,
+        SEED,
         parameters.FIRST_SIMULATION,
     ),
     inputs=(),

@@ -12,7 +12,7 @@ from routerd.workloads.options import estimate, parameters
 from routerd.workloads.options.estimate import Estimate
 from routerd.workloads.options.lognormal import density, distribution, payoff_variance
 from routerd.workloads.options.parameters import MOST_SIMULATIONS
-from routerd.workloads.randomness import normals, shifts
+from routerd.workloads.randomness import SEED, normals, shifts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -220,7 +220,7 @@ MONTE_CARLO_EUROPEAN = Workload(
         parameters.num_simulations("lattice points (rounded up to whole replicates)"),
         parameters.TARGET,
         parameters.method("randomly shifted lattices"),
-        parameters.SEED,
+        SEED,
         parameters.FIRST_SIMULATION,
     ),
     inputs=(),

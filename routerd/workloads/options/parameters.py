@@ -75,15 +75,6 @@ TARGET = Parameter(
     "standard_error says what was reached",
 )
 
-SEED = Parameter(
-    name="seed",
-    type="int",
-    default=0,
-    minimum=0,
-    maximum=2**53 - 1,
-    doc="selects the random numbers; the same seed gives the same answer on every device",
-)
-
 FIRST_SIMULATION = Parameter(
     name="first_simulation",
     type="int",

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from routerd.errors import InvalidArray, InvalidParameter
 from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Parameter, Params, Workload
-from routerd.workloads.portfolio.moments import COVARIANCE, EXPECTED_RETURNS, check_symmetric, factor_model
+from routerd.workloads.portfolio.moments import COVARIANCE, EXPECTED_RETURNS, factor_model
+from routerd.workloads.symmetry import check_symmetric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +100,7 @@ def _check_task(params: Params, dims: Dims) -> None:
 def _check(params: Params, arrays: HostArrays) -> None:
     import numpy as np
 
-    check_symmetric(_NAME, arrays["covariance"])
+    check_symmetric(_NAME, "covariance", arrays["covariance"])
     _positive_definite(np.asarray(arrays["covariance"], dtype=np.float64))
     if "target_return" in params:
         returns = np.sort(np.asarray(arrays["expected_returns"], dtype=np.float64))[::-1]

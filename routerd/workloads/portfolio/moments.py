@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from routerd.errors import InvalidArray
 from routerd.interfaces import Array
 
 if TYPE_CHECKING:
@@ -29,23 +28,6 @@ COVARIANCE = Array(
     maximum=_LARGEST,
     doc="covariance of the assets' returns over one period; symmetric",
 )
-
-# What rounding to float32 can do to two entries that were equal, with room for how they were computed.
-_ASYMMETRY = 1e-6
-
-
-def check_symmetric(where: str, covariance: np.ndarray[Any, Any]) -> None:
-    """Raises ``InvalidArray`` naming the worst pair of entries that differ by more than rounding explains."""
-    import numpy as np
-
-    gap = np.abs(covariance - covariance.T)
-    if float(gap.max()) > _ASYMMETRY * float(np.abs(covariance).max()):
-        row, column = (int(index) for index in np.unravel_index(int(np.argmax(gap)), gap.shape))
-        raise InvalidArray(
-            f"{where}: covariance is not symmetric: [{row}, {column}] is {covariance[row, column]:g} and "
-            f"[{column}, {row}] is {covariance[column, row]:g}; send (covariance + covariance.T)/2 if that is meant",
-            array="covariance",
-        )
 
 
 def factor_model(assets: int, rng: np.random.Generator) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -17,9 +17,11 @@ from routerd.interfaces import (
     Params,
     Workload,
 )
-from routerd.workloads.portfolio.moments import COVARIANCE, EXPECTED_RETURNS, check_symmetric, factor_model
+from routerd.workloads.portfolio.moments import COVARIANCE, EXPECTED_RETURNS, factor_model
 from routerd.workloads.portfolio.swap_annealer import anneal, in_integers
+from routerd.workloads.randomness import SEED
 from routerd.workloads.splitting import boundaries
+from routerd.workloads.symmetry import check_symmetric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +65,7 @@ def _check_task(params: Params, dims: Dims) -> None:
 
 
 def _check(params: Params, arrays: HostArrays) -> None:
-    check_symmetric(_NAME, arrays["covariance"])
+    check_symmetric(_NAME, "covariance", arrays["covariance"])
 
 
 def _split(whole: Example, shares: Sequence[float]) -> list[Example]:
@@ -144,14 +146,7 @@ QUBO_CARDINALITY = Workload(
             maximum=1_000_000,
             doc="temperatures of each read; at each one every chosen asset is reconsidered",
         ),
-        Parameter(
-            name="seed",
-            type="int",
-            default=0,
-            minimum=0,
-            maximum=2**53 - 1,
-            doc="selects the random numbers; the same seed gives the same reads on every device",
-        ),
+        SEED,
         Parameter(
             name="first_read",
             type="int",

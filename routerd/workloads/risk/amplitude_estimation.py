@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from routerd.errors import InvalidArray, InvalidParameter
 from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Parameter, Params, Workload
 from routerd.workloads.low_discrepancy import sobol
-from routerd.workloads.randomness import key_of, philox4x32, random_words
+from routerd.workloads.randomness import SEED, key_of, philox4x32, random_words
 from routerd.workloads.risk.amplitude import Estimate, iterative, maximum_likelihood
+from routerd.workloads.risk.tail import CONFIDENCE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -214,15 +215,7 @@ VAR_AMPLITUDE_ESTIMATION = Workload(
     parameters=(
         _end("lowest_loss", "loss of the first bin; the bins' losses are equally spaced"),
         _end("highest_loss", "loss of the last bin"),
-        Parameter(
-            name="confidence",
-            type="float",
-            default=0.99,
-            minimum=0.5,
-            maximum=0.99999,
-            above_minimum=True,
-            doc="probability that the loss stays within the value at risk",
-        ),
+        CONFIDENCE,
         Parameter(
             name="method",
             type="str",
@@ -255,14 +248,7 @@ VAR_AMPLITUDE_ESTIMATION = Workload(
             maximum=1_000_000,
             doc=f"simulated measurements of each circuit; mlae needs {_LEAST_SHOTS}",
         ),
-        Parameter(
-            name="seed",
-            type="int",
-            default=0,
-            minimum=0,
-            maximum=2**53 - 1,
-            doc="selects the random numbers; the same seed gives the same answer on every device",
-        ),
+        SEED,
     ),
     inputs=(
         Array(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from routerd.errors import InvalidArray
 from routerd.interfaces import HostArrays, Params
+from routerd.workloads.symmetry import check_symmetric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,14 +79,7 @@ def check_covariance(params: Params, arrays: HostArrays) -> None:
     del params
     covariance = np.asarray(arrays["covariance"], dtype=np.float64)
     variances = np.diag(covariance)
-    uneven = np.abs(covariance - covariance.T)
-    if np.any(uneven > _ROUNDING * np.abs(covariance).max()):
-        row, column = sorted(int(index) for index in np.unravel_index(int(np.argmax(uneven)), uneven.shape))
-        raise InvalidArray(
-            f"risk.var_monte_carlo: covariance must be symmetric, but [{row}, {column}] is {covariance[row, column]:g} "
-            f"and [{column}, {row}] is {covariance[column, row]:g}; average it with its transpose",
-            array="covariance",
-        )
+    check_symmetric("risk.var_monte_carlo", "covariance", covariance)
     if np.any(variances < 0.0):
         factor = int(np.argmin(variances))
         raise InvalidArray(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Parameter, Params, Workload
+from routerd.workloads.risk.tail import CONFIDENCE, quantile_rank
 from routerd.workloads.splitting import split_along
 
 if TYPE_CHECKING:
@@ -37,9 +38,7 @@ def _tail(namespace: Namespace, losses: Any, confidence: float) -> tuple[int, An
     Sorting the losses themselves is several times faster than finding the order of the scenarios.
     """
     xp, scenarios = namespace.xp, losses.shape[0]
-    # The smallest loss that at least the confidence's share of scenarios does not exceed (counted as NumPy's quantile does).
-    rank = max(0, math.ceil(scenarios * confidence - 1.0))
-    tail = xp.sort(losses)[rank:]
+    tail = xp.sort(losses)[quantile_rank(scenarios, confidence) :]
     shortfall = tail[0] + xp.sum(tail - tail[0]) / ((1.0 - confidence) * scenarios)
     position = namespace.arange(0, scenarios)
     return int(xp.min(xp.where(losses == tail[0], position, position + scenarios))), shortfall
@@ -90,15 +89,7 @@ VAR_HISTORICAL = Workload(
     "Journal of Banking & Finance 26(7); quantile: Hyndman, Fan (1996), definition 1",
     engines=("Risk", "Portfolio"),
     parameters=(
-        Parameter(
-            name="confidence",
-            type="float",
-            default=0.99,
-            minimum=0.5,
-            maximum=0.99999,
-            above_minimum=True,
-            doc="share of scenarios whose loss stays within the value at risk",
-        ),
+        CONFIDENCE,
         Parameter(
             name="notional",
             type="float",

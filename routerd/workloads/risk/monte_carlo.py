@@ -10,9 +10,9 @@ from routerd.errors import InvalidParameter
 from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Parameter, Params, Workload
 from routerd.workloads.low_discrepancy import DIMENSIONS, sobol_words
 from routerd.workloads.normal_quantile import normals_of_words
-from routerd.workloads.randomness import normals, random_words
+from routerd.workloads.randomness import SEED, normals, random_words
 from routerd.workloads.risk.delta_gamma import QuadraticLoss, check_covariance, quadratic_loss
-from routerd.workloads.risk.tail import Tail, TailStatistics, needed_tail, tail_statistics
+from routerd.workloads.risk.tail import CONFIDENCE, Tail, TailStatistics, needed_tail, tail_statistics
 from routerd.workloads.splitting import boundaries
 
 if TYPE_CHECKING:
@@ -241,15 +241,7 @@ VAR_MONTE_CARLO = Workload(
     "Management Science 46(10); Rockafellar, Uryasev (2002), Journal of Banking & Finance 26(7)",
     engines=("Risk",),
     parameters=(
-        Parameter(
-            name="confidence",
-            type="float",
-            default=0.99,
-            minimum=0.5,
-            maximum=0.99999,
-            above_minimum=True,
-            doc="probability that the loss stays within the value at risk",
-        ),
+        CONFIDENCE,
         Parameter(
             name="num_simulations",
             type="int",
@@ -275,14 +267,7 @@ VAR_MONTE_CARLO = Workload(
             choices=("pseudo_random", "sobol"),
             doc=f"independent moves, or randomised Sobol points along the {DIMENSIONS} axes that matter most",
         ),
-        Parameter(
-            name="seed",
-            type="int",
-            default=0,
-            minimum=0,
-            maximum=2**53 - 1,
-            doc="selects the random numbers; the same seed gives the same answer on every device",
-        ),
+        SEED,
         Parameter(
             name="first_simulation",
             type="int",

@@ -5,8 +5,22 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from routerd.interfaces import Parameter
+
 if TYPE_CHECKING:
     import numpy as np
+
+
+#: The level of every value at risk. At most a share of 1 − confidence of the losses is greater than it.
+CONFIDENCE = Parameter(
+    name="confidence",
+    type="float",
+    default=0.99,
+    minimum=0.5,
+    maximum=0.99999,
+    above_minimum=True,
+    doc="probability that the loss stays within the value at risk; of scenarios, their share",
+)
 
 
 class TailStatistics(NamedTuple):

@@ -162,7 +162,7 @@ def test_a_singular_covariance_rounded_to_float32_is_accepted(run: Run) -> None:
 @pytest.mark.parametrize(
     ("name", "place", "value", "message"),
     [
-        ("factor_covariance", (0, 1), 0.5, r"must be symmetric; \[0, 1\] is 0.5"),
+        ("factor_covariance", (0, 1), 0.5, r"must be symmetric; factor_covariance\[0, 1\] is 0.5"),
         ("factor_covariance", (1, 1), -0.1, "positive semidefinite, its least eigenvalue is -"),
         ("specific_variance", (2,), -1e-9, "specific_variance must be >= 0"),
         ("weights", (1, 3), np.nan, r"weights\[1, 3\]"),

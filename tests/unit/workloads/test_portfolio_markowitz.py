@@ -252,7 +252,7 @@ def test_too_little_room_for_all_weights_is_refused(run: Run) -> None:
 
 def test_what_is_no_covariance_is_refused(run: Run) -> None:
     returns = np.zeros(2)
-    with pytest.raises(InvalidArray, match=r"not symmetric: \[0, 1\] is 0.5"):
+    with pytest.raises(InvalidArray, match=r"must be symmetric; covariance\[0, 1\] is 0.5"):
         run(MARKOWITZ, {"expected_returns": returns, "covariance": np.array([[1.0, 0.5], [0.4, 1.0]])})
     with pytest.raises(InvalidArray, match="least eigenvalue is -1"):
         run(MARKOWITZ, {"expected_returns": returns, "covariance": np.array([[1.0, 2.0], [2.0, 1.0]])})

@@ -212,7 +212,7 @@ def test_more_positions_than_assets_are_refused(run: Run) -> None:
 
 
 def test_what_is_no_covariance_is_refused(run: Run) -> None:
-    with pytest.raises(InvalidArray, match="not symmetric"):
+    with pytest.raises(InvalidArray, match="must be symmetric"):
         run(
             QUBO_CARDINALITY,
             {"expected_returns": np.zeros(2), "covariance": np.array([[1.0, 0.5], [0.2, 1.0]])},
