@@ -36,8 +36,8 @@ class ArrayRef(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 class Task(Struct, frozen=True, forbid_unknown_fields=True):
     """One request, checked against its workload, with every default filled in.
 
-    ``work`` is the workload's own measure of cost, ``nbytes`` what the inputs and outputs weigh, ``tolerance`` the
-    largest relative error allowed, ``batch`` the length of the workload's batch dimension where it has one.
+    ``work`` is the workload's own measure of cost, ``nbytes`` what the inputs and outputs weigh (0: not known), ``tolerance``
+    the largest relative error allowed, ``batch`` the length of the workload's batch dimension where it has one.
     """
 
     workload: str
@@ -69,7 +69,11 @@ class Prediction(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Candidate(Struct, frozen=True, forbid_unknown_fields=True):
-    """One eligible backend with its predicted completion time; ``error`` is what its proof measured."""
+    """One eligible backend with its predicted completion time; ``error`` is what its proof measured.
+
+    ``predicted_seconds`` is the sum of the wait in the queue, the way there and back (transfer), what a first task costs on
+    top (cold) and the service; only the last is uncertain, by ``log_sigma``.
+    """
 
     backend: str
     device_kind: str
@@ -79,6 +83,7 @@ class Candidate(Struct, frozen=True, forbid_unknown_fields=True):
     service_seconds: float
     log_sigma: float
     error: float
+    cold_seconds: float = 0.0
 
 
 class Rejection(Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +99,7 @@ class Decision(Struct, frozen=True, forbid_unknown_fields=True):
     ``confidence`` is the probability that the choice is the best one under the predicted distributions;
     ``estimated_gain`` is predicted time on ``cpu.numpy`` (where that cannot run the workload: on the slowest candidate)
     divided by predicted time on the choice;
-    ``rule`` is the policy rule with its file and line.
+    ``rule`` is the policy rule with its file and line; ``in_time`` the probability that it meets the task's deadline.
     """
 
     decision_id: str
@@ -111,6 +116,7 @@ class Decision(Struct, frozen=True, forbid_unknown_fields=True):
     rule: str
     policy_digest: str
     generation: int
+    in_time: float | None = None
 
 
 class Placed(Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,29 +1,35 @@
-"""The cost model of one (backend, workload) pair: calibrated points, interpolated in log-log, corrected by what happens.
+"""The cost model of one (backend, workload) pair: calibrated points, corrected by what happens.
 
-Seconds throughout. ``log_sigma`` is the standard deviation of the natural logarithm of a prediction.
+Seconds throughout. Each execution gives a residual: the logarithm of what it took over what calibration says. The weighted
+median of the latest residuals, newer ones counting more, corrects the pair as a whole; that of the residuals near one
+calibrated size corrects this size apart, as far as they differ from the whole. So one spike moves nothing, and a lasting
+change is learnt within a score of executions, whatever their sizes.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import deque
-from statistics import median
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
+from routerd.costs.curve import Curve, curve_through, prior_curve
 from routerd.types import Prediction
 
-#: A pair that was never timed: a nominal launch cost and rate, with an uncertainty that says it is a guess.
-PRIOR_SECONDS = 50e-6
-PRIOR_SECONDS_PER_WORK = 2e-9
-PRIOR_LOG_SIGMA = 1.5
-
-_FLOOR_LOG_SIGMA = 0.03  # no prediction on a shared machine is better than about 3 %
-_EXTRAPOLATION_LOG_SIGMA = 0.25  # added for every factor e outside the calibrated range
-_LEAST_SLOPE, _GREATEST_SLOPE = 0.8, 1.1  # work is chosen so that cost grows about in proportion to it
-_WINDOW = 31  # observations that a correction looks back on
+_WINDOW = 31  # executions that a correction looks back on
+_DECAY = 0.5 ** (1 / 10)  # an execution counts half after ten more
+_FADE = 0.5 ** (1 / 20)  # and beside that, half after twenty more of the pair, at whatever size
+_STAND = 3.0  # what was believed before counts as this many executions
+_WEIGHTS = tuple(_DECAY**age for age in range(_WINDOW))
 _MAD_TO_SIGMA = 1.4826
+_NOTICEABLE = 0.02  # a correction is published when it moves a prediction by this much (log) …
+_NOTICEABLE_SHARE = 0.2  # … and by this share of what runs vary by anyway
+_DRIFTED = math.log(1.5)  # a pair that differs this much from its calibration is timed again
+_DRIFT_EXECUTIONS = 16
+_AGREEMENT = math.log(1.25)  # a new calibration that says the same as the old one
 
 
 class Point(Struct, frozen=True):
@@ -42,99 +48,192 @@ class ModelState(Struct, frozen=True):
 
 
 class CostModel:
-    """Service time of one backend on one workload as a function of work."""
+    """Service time of one backend on one workload as a function of work.
+
+    ``curve`` is what predictions are made from; it is replaced, never changed, and only when a prediction would move
+    noticeably. ``cold_seconds`` is what the first call after a start takes, preparation included.
+    """
 
     def __init__(self, state: ModelState | None = None) -> None:
         self.cold_seconds: float | None = None
-        self._points: list[Point] = []
-        self._logs: list[tuple[float, float]] = []
-        self._residuals: deque[float] = deque(maxlen=_WINDOW)
-        self._ordered: list[float] = []
-        self._shift = 0.0
-        self._spread = 0.0
+        self.curve: Curve = prior_curve()
+        self.observations = 0
+        self._points: tuple[Point, ...] = ()
+        self._log_works: list[float] = []
+        self._calibrated: Curve = self.curve
+        self._all: deque[float] = deque(maxlen=_WINDOW)
+        self._near: list[deque[tuple[int, float]]] = []
+        self._whole = _NONE
+        self._own: list[_Correction] = []
+        self._published: list[_Correction] = [_NONE]
         if state is not None:
             self.cold_seconds = state.cold_seconds
-            for point in state.points:
-                self.add_point(point)
+            self.calibrate(state.points)
 
     @property
     def calibrated(self) -> bool:
         return bool(self._points)
 
-    def reaches(self, work: float) -> bool:
-        """Whether work lies within twice the calibrated range; beyond it a prediction is extrapolated."""
-        return bool(self._points) and 0.5 * self._points[0].work <= work <= 2.0 * self._points[-1].work
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """What calibration measured, in ascending work, without corrections."""
+        return self._points
 
     @property
-    def observations(self) -> int:
-        return len(self._residuals)
+    def drifted(self) -> bool:
+        """Whether executions have long differed so much from calibration that it should be made again."""
+        if not self._points or len(self._all) < _DRIFT_EXECUTIONS:
+            return False
+        whole = zip(self._all, _WEIGHTS, strict=False)
+        return abs(weighted_median([*whole, (0.0, _STAND)])) > _DRIFTED
 
     def state(self) -> ModelState:
-        """What :meth:`__init__` restores: the calibrated points with the learnt correction applied."""
-        factor = math.exp(self._shift)
-        points = tuple(Point(point.work, point.seconds * factor, point.log_sigma) for point in self._points)
+        """What :meth:`__init__` restores: the calibrated points with the learnt corrections applied."""
+        points = tuple(
+            Point(point.work, point.seconds * math.exp(correction.shift), point.log_sigma)
+            for point, correction in zip(self._points, self._corrections(), strict=False)
+        )
         return ModelState(points, self.cold_seconds)
 
+    def calibrate(self, points: Sequence[Point]) -> None:
+        """Put calibrated sizes in place of all earlier ones.
+
+        Corrections start afresh, unless the new points say the same as the old: then it is not the device that differs
+        from its examples but the tasks, and what they taught still holds. Raises ``ValueError`` for a size or a time that is
+        not positive and finite.
+        """
+        for point in points:
+            if not (0 < point.work < math.inf and 0 < point.seconds < math.inf and 0 <= point.log_sigma < math.inf):
+                raise ValueError(f"a calibrated point needs positive, finite work and seconds, got {point}")
+        unique = {point.work: point for point in points}
+        fresh = tuple(unique[work] for work in sorted(unique))
+        if not _agree(fresh, self._points):
+            self._all.clear()
+            self._near = [deque(maxlen=_WINDOW) for _ in fresh]
+        self._points = fresh
+        self._log_works = [math.log(point.work) for point in fresh]
+        self._calibrated = self._curve([_NONE] * max(len(fresh), 1))
+        self._publish(self._corrections())
+
     def add_point(self, point: Point) -> None:
-        """Add one calibrated size, replacing an earlier one at the same work. Corrections start afresh."""
-        if not (point.work > 0 and 0 < point.seconds < math.inf):
-            raise ValueError(f"a calibrated point needs positive work and seconds, got {point}")
-        self._points = sorted(
-            [known for known in self._points if known.work != point.work] + [point], key=lambda known: known.work
-        )
-        self._logs = [(math.log(known.work), math.log(known.seconds)) for known in self._points]
-        self._residuals.clear()
-        self._ordered.clear()
-        self._shift = self._spread = 0.0
+        """One more calibrated size, replacing an earlier one at the same work."""
+        self.calibrate([known for known in self._points if known.work != point.work] + [point])
 
     def predict(self, work: float) -> Prediction:
         """Seconds for this much work. Outside the calibrated range the uncertainty grows with the distance."""
+        return self.curve.predict(work)
+
+    def calibrated_seconds(self, work: float) -> float:
+        """What calibration alone says, whatever was learnt since."""
+        return self._calibrated.predict(work).seconds
+
+    def observe(self, work: float, seconds: float) -> bool:
+        """Learn from one execution; whether predictions have moved noticeably.
+
+        A time that is not positive and finite says that a clock jumped, and nothing about the device: it is refused.
+        """
+        if not (0 < work < math.inf and 0 < seconds < math.inf):
+            return False
+        self.observations += 1
+        residual = math.log(seconds / self.calibrated_seconds(work))
+        self._all.appendleft(residual)
+        touched = None
+        if self._points:
+            touched = self._nearest(math.log(work))
+            self._near[touched].appendleft((self.observations, residual))
+        corrections = self._corrections(touched)
+        moved = any(_is_noticeable(new, old) for new, old in zip(corrections, self._published, strict=True))
+        if moved:
+            self._publish(corrections)
+        return moved
+
+    def _nearest(self, log_work: float) -> int:
+        right = min(bisect_left(self._log_works, log_work), len(self._log_works) - 1)
+        left = max(right - 1, 0)
+        return left if log_work - self._log_works[left] < self._log_works[right] - log_work else right
+
+    def _corrections(self, touched: int | None = None) -> list[_Correction]:
+        """The correction of every calibrated size: its own where it is used, else that of the pair as a whole.
+
+        With ``touched`` only this size has new executions: the others are as they were, unless the whole has moved.
+        """
+        # Calibration does not yield to a few executions; a guess yields to the first. That nothing varies is believed of
+        # either until some say how much they do: were it believed longer, predictions would be too sure of themselves.
+        stand, steady = _STAND if self._points else 0.0, _STAND / max(len(self._all), 1)
+        whole = _correction(list(zip(self._all, _WEIGHTS, strict=False)), _NONE, stand, steady)
         if not self._points:
-            base = math.log(PRIOR_SECONDS + PRIOR_SECONDS_PER_WORK * work)
-            sigma = PRIOR_LOG_SIGMA if not self._residuals else max(0.3, self._spread)
+            return [whole]
+        if touched is None or abs(whole.shift - self._whole.shift) > 0.5 * _NOTICEABLE:
+            self._whole = whole
+            self._own = [_correction(self._faded(near), whole, _STAND, _STAND) for near in self._near]
         else:
-            base, sigma = self._interpolate(math.log(max(work, 1e-300)))
-            sigma = math.hypot(sigma, self._spread)
-        return Prediction(math.exp(base + self._shift), max(sigma, _FLOOR_LOG_SIGMA))
+            self._own[touched] = _correction(self._faded(self._near[touched]), whole, _STAND, _STAND)
+        return [own if near else whole for own, near in zip(self._own, self._near, strict=True)]
 
-    def observe(self, work: float, seconds: float) -> None:
-        """Learn from one execution. The median of recent log residuals shifts predictions: one spike moves nothing."""
-        if not (work > 0 and 0 < seconds < math.inf):
-            return  # a clock that jumped says nothing about the device
-        unshifted = math.log(self.predict(work).seconds) - self._shift
-        if len(self._residuals) == _WINDOW:
-            del self._ordered[bisect_left(self._ordered, self._residuals[0])]
-        self._residuals.append(math.log(seconds) - unshifted)
-        insort(self._ordered, self._residuals[-1])
-        ordered = self._ordered
-        centre = ordered[len(ordered) // 2]
-        # With few observations a calibrated model keeps most of its weight; the prior yields at once.
-        weight = 1.0 if not self._points else len(ordered) / (len(ordered) + 4.0)
-        self._shift = weight * centre
-        self._spread = _MAD_TO_SIGMA * median([abs(residual - centre) for residual in ordered])
+    def _faded(self, near: Iterable[tuple[int, float]]) -> list[tuple[float, float]]:
+        """Residuals with their weights."""
+        now = self.observations
+        return [
+            (residual, weight * _FADE ** (now - at)) for (at, residual), weight in zip(near, _WEIGHTS, strict=False)
+        ]
 
-    def _interpolate(self, log_work: float) -> tuple[float, float]:
-        logs, points = self._logs, self._points
-        if len(logs) == 1:
-            # One point says nothing about the slope: below it the time stays, above it grows in proportion.
-            distance = log_work - logs[0][0]
-            return logs[0][1] + max(distance, 0.0), points[0].log_sigma + _EXTRAPOLATION_LOG_SIGMA * abs(distance)
-        right = min(max(bisect_left(logs, (log_work, -math.inf)), 1), len(logs) - 1)
-        (x0, y0), (x1, y1) = logs[right - 1], logs[right]
-        slope = (y1 - y0) / (x1 - x0)
-        sigma = max(points[right - 1].log_sigma, points[right].log_sigma)
-        if log_work < x0:
-            return self._below(log_work), sigma + _EXTRAPOLATION_LOG_SIGMA * (x0 - log_work)
-        if log_work > x1:
-            steepness = min(max(slope, _LEAST_SLOPE), _GREATEST_SLOPE)
-            return y1 + steepness * (log_work - x1), sigma + _EXTRAPOLATION_LOG_SIGMA * (log_work - x1)
-        return y0 + slope * (log_work - x0), sigma
+    def _publish(self, corrections: list[_Correction]) -> None:
+        self._published = corrections
+        self.curve = self._curve(corrections)
 
-    def _below(self, log_work: float) -> float:
-        """Log seconds below the smallest size: launch cost plus a linear part, from the first two points."""
-        first, second = self._points[0], self._points[1]
-        rate = max((second.seconds - first.seconds) / (second.work - first.work), 0.0)
-        launch = first.seconds - rate * first.work
-        if launch > 0.0:
-            return math.log(launch + rate * math.exp(log_work))
-        return self._logs[0][1] + (log_work - self._logs[0][0])
+    def _curve(self, corrections: Sequence[_Correction]) -> Curve:
+        if not self._points:
+            whole = corrections[0]
+            return prior_curve(whole.shift, max(0.3, whole.spread)) if self._all else prior_curve()
+        return curve_through(
+            [point.work for point in self._points],
+            [one.seconds * math.exp(other.shift) for one, other in zip(self._points, corrections, strict=True)],
+            [max(one.log_sigma, other.spread) for one, other in zip(self._points, corrections, strict=True)],
+        )
+
+
+class _Correction(NamedTuple):
+    """By how much (log) executions differ from calibration, and how widely they vary around that."""
+
+    shift: float
+    spread: float
+
+
+_NONE = _Correction(0.0, 0.0)
+
+
+def _correction(
+    residuals: list[tuple[float, float]], believed: _Correction, stand: float, steady: float
+) -> _Correction:
+    """The weighted median of residuals and of their distances from it.
+
+    Beside them weigh what was believed of the one (``stand``) and of the other (``steady``).
+    """
+    if not residuals:
+        return _NONE
+    shift = weighted_median([*residuals, (believed.shift, stand)])
+    distances = [(abs(residual - shift), weight) for residual, weight in residuals]
+    return _Correction(shift, _MAD_TO_SIGMA * weighted_median([*distances, (believed.spread / _MAD_TO_SIGMA, steady)]))
+
+
+def weighted_median(weighted: Iterable[tuple[float, float]]) -> float:
+    """The first of the values in order that half of all the weight lies at or below. 0 where nothing weighs."""
+    ordered = sorted(pair for pair in weighted if pair[1] > 0.0)
+    half = 0.5 * sum(weight for _value, weight in ordered)
+    passed = 0.0
+    for value, weight in ordered:
+        passed += weight
+        if passed >= half:
+            return value
+    return 0.0
+
+
+def _is_noticeable(new: _Correction, old: _Correction) -> bool:
+    least = max(_NOTICEABLE, _NOTICEABLE_SHARE * old.spread)
+    return abs(new.shift - old.shift) > least or abs(new.spread - old.spread) > least
+
+
+def _agree(new: Sequence[Point], old: Sequence[Point]) -> bool:
+    return [point.work for point in new] == [point.work for point in old] and all(
+        abs(math.log(one.seconds / other.seconds)) < _AGREEMENT for one, other in zip(new, old, strict=True)
+    )
