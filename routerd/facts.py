@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
 from routerd.errors import Unavailable
-from routerd.interfaces import Sensor, Workload
+from routerd.interfaces import DEVICE_KINDS, Sensor, Workload
 from routerd.logs import get_logger
-from routerd.session import Session
 from routerd.types import Scalar, Task
 from routerd.worker.fleet import Fleet
 
@@ -23,6 +23,19 @@ _AMBIENT_SECONDS = 0.01
 _AMBIENT_SUBJECTS = ("flags", "time", "hardware")
 
 
+class Identity(Protocol):
+    """What policies can tell clients apart by."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def uid(self) -> int: ...
+
+    @property
+    def gid(self) -> int: ...
+
+
 class FactSource:
     """Gathers facts. Only those that the policy in force uses are read from the machine."""
 
@@ -32,11 +45,13 @@ class FactSource:
         flags: Mapping[str, Scalar | None],
         sensors: Sequence[Sensor] = (),
         *,
+        device_watts: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fleet = fleet
         self._sensors = list(sensors)
+        self._device_watts = dict(device_watts or {})
         self._clock = clock
         self._monotonic = monotonic
         self._flags = {f"flags.{name}": value for name, value in flags.items() if value is not None}
@@ -46,20 +61,21 @@ class FactSource:
         self._ambient_used: frozenset[str] | None = None
         self._ambient_at = 0.0
 
-    def gather(self, task: Task, workload: Workload, session: Session, used: frozenset[str]) -> dict[str, Any]:
+    def gather(self, task: Task, workload: Workload, client: Identity, used: frozenset[str]) -> dict[str, Any]:
         """Facts about this task from this client, with those of time and hardware that ``used`` names."""
         facts: dict[str, Any] = {
             "workload.name": workload.declared_name,
             "workload.family": workload.family,
             "workload.engine": workload.engines,
             "task.work": task.work,
-            "task.bytes": task.nbytes,
             "task.tolerance": task.tolerance,
             "task.priority": task.priority,
-            "client.name": session.name,
-            "client.uid": session.uid,
-            "client.gid": session.gid,
+            "client.name": client.name,
+            "client.uid": client.uid,
+            "client.gid": client.gid,
         }
+        if task.nbytes:
+            facts["task.bytes"] = task.nbytes
         if task.batch is not None:
             facts["task.batch"] = task.batch
         if workload.model is not None:
@@ -83,6 +99,25 @@ class FactSource:
             self._ambient_at, self._ambient_used = now, used
         return self._ambient_facts
 
+    def watts(self, kind: str) -> float | None:
+        """Watts that a device kind draws now, as a sensor reads them; ``None`` where none does."""
+        reading = self._readings().get(f"hardware.{kind}.watts")
+        return float(reading) if isinstance(reading, int | float) and 0.0 < reading < math.inf else None
+
+    def power(self) -> tuple[Mapping[str, float], str]:
+        """Watts by device kind, and in words where they are from: a sensor's reading, or else the settings.
+
+        What a client runs in its own process draws what the processor does.
+        """
+        read = {kind: watts for kind in DEVICE_KINDS if (watts := self.watts(kind)) is not None}
+        known = self._device_watts | read
+        origins = {kind: "sensor" if kind in read else "settings" for kind in sorted(known)}
+        several = len(set(origins.values())) > 1
+        words = [f"{origin} for {kind}" if several else origin for kind, origin in origins.items()]
+        if "cpu" in known:
+            known.setdefault("in_process", known["cpu"])
+        return known, ", ".join(dict.fromkeys(words))
+
     def _read(self, name: str) -> Any:
         subject, _, rest = name.partition(".")
         if subject == "flags":
@@ -102,7 +137,7 @@ class FactSource:
             return bool(ready)
         if quantity == "queue_ms" and ready:
             return min(backend.worker.queue_seconds() for backend in ready) * 1000.0
-        if quantity in ("free_bytes", "utilisation"):
+        if quantity in ("free_bytes", "utilisation", "watts"):
             return self._readings().get(f"hardware.{kind}.{quantity}")
         return None
 

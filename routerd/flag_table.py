@@ -311,7 +311,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         type="int",
         default=10_000,
         owner="cpu plugin",
-        effect="Operations below which a CPU backend uses one thread.",
+        effect="Work below which a torch backend on the CPU uses one thread; NumPy's library decides by size itself.",
     ),
     # -- Debug and monitoring -----------------------------------------------------------------------------------------
     _debug("BREAKTHROUGH_DEBUG", "every subsystem"),

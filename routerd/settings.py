@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PositiveI
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from routerd.errors import ConfigurationError, suggest
+from routerd.interfaces import DEVICE_KINDS
 from routerd.paths import check_socket_path, default_socket_path
 from routerd.resources import shipped
 
@@ -22,6 +23,10 @@ PREFIX: Final = "ROUTERD_"
 OTHER_VARIABLES: Final = frozenset({"ROUTERD_CONFIG"})
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
+_MOST_WATTS = 1e6
+
+#: Device kinds that draw power of their own; a client's process runs on the processor.
+_POWERED_KINDS = tuple(kind for kind in DEVICE_KINDS if kind != "in_process")
 
 
 def _split(value: Any) -> Any:
@@ -38,6 +43,32 @@ def _octal(value: Any) -> Any:
     if mode not in (0o600, 0o660):
         raise ValueError("must be 0600 or 0660 (octal)")
     return mode
+
+
+def _device_watts(value: Any) -> Any:
+    """Watts by device kind; ``"cpu=65, metal_gpu=40"`` is how a variable writes them."""
+    if isinstance(value, str):
+        value = dict(part.partition("=")[::2] for part in _split(value))
+    if not isinstance(value, dict):
+        raise ValueError("must be watts by device kind, such as {cpu: 65, metal_gpu: 40}")
+    return {_powered_kind(kind): _watts(kind, watts) for kind, watts in value.items()}
+
+
+def _powered_kind(kind: Any) -> str:
+    name = str(kind).strip()
+    if name not in _POWERED_KINDS:
+        raise ValueError(f"unknown device {name}{suggest(name, _POWERED_KINDS)}; use {', '.join(_POWERED_KINDS)}")
+    return name
+
+
+def _watts(kind: Any, value: Any) -> float:
+    try:
+        watts = float(value)
+    except (TypeError, ValueError):
+        watts = 0.0
+    if isinstance(value, bool) or not 0.0 < watts <= _MOST_WATTS:
+        raise ValueError(f"the watts of {kind} must be a number above 0 and at most {_MOST_WATTS:g}, not {value!r}")
+    return watts
 
 
 def _usable_cores() -> int:
@@ -72,7 +103,7 @@ def _bytes(default: int, low: int, high: int, description: str) -> Any:
 
 
 class Settings(BaseSettings):
-    """How one daemon runs. Sizes take units (``8MiB``); lists in variables are separated by commas.
+    """How one daemon runs. Sizes take units (``8MiB``); lists and pairs in variables are separated by commas.
 
     ``Settings(...)`` takes its arguments and the defaults only; :func:`load_settings` reads file and environment.
     """
@@ -111,6 +142,22 @@ class Settings(BaseSettings):
     # Work
     cpu_threads: int = Field(
         default_factory=_usable_cores, ge=1, le=4096, description="Threads that CPU backends may use together."
+    )
+    device_watts: Annotated[Mapping[str, float], BeforeValidator(_device_watts)] = Field(
+        default={},
+        description="Watts that a device kind draws while it computes, for the objective energy; a sensor's reading wins.",
+    )
+    decision_table: bool = Field(
+        default=True,
+        description="Give clients the decision table, from which they decide without asking; false: all decisions are asked "
+        "for, and so recorded as the policy says.",
+    )
+    in_process_seconds: float = Field(
+        default=200e-6,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Longest predicted kernel that a client may run in its own process; 0 keeps all work in workers.",
     )
     worker_start_seconds: Seconds = Field(
         default=60.0, description="Time a worker has to start and load its framework."

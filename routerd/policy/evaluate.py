@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal
 
-from routerd.policy.facts import Facts, FactValue
-from routerd.policy.model import Choice, Condition, Constraint, OnMissing, Policy, Rule
-from routerd.policy.predicates import Predicate, predicate
+from routerd.policy.clauses import compile_clause
+from routerd.policy.facts import Facts
+from routerd.policy.model import Choice, Constraint, Policy, Rule
+from routerd.policy.partial import Limit, decided_constraints, decided_rule, outcomes, pieces
 from routerd.policy.trace import ClauseTrace, ConditionTrace, Trace
-from routerd.types import Scalar
 
-_Check: TypeAlias = Callable[[Facts], bool]
 _KEPT_VERDICTS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """What one matching constraint lets through."""
-
-    allow: frozenset[str]
-    deny: frozenset[str]
-    denied: str
-    not_allowed: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,43 +34,10 @@ class Verdict:
     def objection(self, backend: str, device_kind: str) -> str | None:
         """Why ``backend`` on ``device_kind`` may not take the task, or ``None`` if it may."""
         for limit in self.limits:
-            if backend in limit.deny or device_kind in limit.deny:
-                return limit.denied
-            if limit.allow and backend not in limit.allow and device_kind not in limit.allow:
-                return limit.not_allowed
+            reason = limit.objection(backend, device_kind)
+            if reason is not None:
+                return reason
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Test:
-    """A condition with its compiled predicate."""
-
-    condition: Condition
-    holds: Predicate
-    fallback: FactValue | None
-    on_missing: bool
-
-    def trace(self, facts: Facts) -> ConditionTrace:
-        condition = self.condition
-        value = facts.get(condition.fact, self.fallback)
-        shown = tuple(value) if isinstance(value, list | tuple) else value
-        outcome: Literal["matched", "not matched", "missing"]
-        if condition.operator == "exists":
-            outcome = "matched" if (value is not None) is condition.operands[0] else "not matched"
-        elif value is None:
-            outcome = "missing"
-        else:
-            outcome = "matched" if self.holds(value) else "not matched"
-        holds = self.on_missing if outcome == "missing" else outcome == "matched"
-        return ConditionTrace(condition.fact, condition.describe(), outcome, shown, holds)
-
-
-@dataclass(frozen=True, slots=True)
-class _Clause:
-    """The tests of one constraint or rule, and all of them as one function."""
-
-    tests: tuple[_Test, ...]
-    check: _Check
 
 
 class CompiledPolicy:
@@ -93,7 +49,6 @@ class CompiledPolicy:
             that the policy was loaded with stand in.
         volatile_facts: those of ``time.*`` and ``hardware.*`` among them.
         volatile: whether there are any, so that a verdict may not outlive the moment.
-        thresholds: for each numeric fact the values, ascending, where some condition can change its mind.
     """
 
     def __init__(self, policy: Policy, *, self_uid: int) -> None:
@@ -103,9 +58,12 @@ class CompiledPolicy:
         self.facts_used = frozenset(condition.fact for condition in conditions)
         self.volatile_facts = frozenset(fact for fact in self.facts_used if fact.startswith(("time.", "hardware.")))
         self.volatile = bool(self.volatile_facts)
-        self.thresholds = _thresholds(conditions)
-        self._constraints = [_clause(c.when, c.on_missing, policy, self_uid) for c in policy.constraints]
-        self._rules = [_clause(rule.when, rule.on_missing, policy, self_uid) for rule in policy.rules]
+        self._constraints = [compile_clause(c.when, c.on_missing, policy, self_uid) for c in policy.constraints]
+        self._rules = [compile_clause(rule.when, rule.on_missing, policy, self_uid) for rule in policy.rules]
+        compiled = [one for clause in (*self._constraints, *self._rules) for one in clause.conditions]
+        self._client_conditions = [one for one in compiled if one.condition.fact.startswith("client.")]
+        self._conditions = compiled
+        self._pieces: dict[str, tuple[float, ...]] = {}
         self._limits = [_limit(constraint) for constraint in policy.constraints]
         self._constraint_checks = [(1 << bit, clause.check) for bit, clause in enumerate(self._constraints)]
         self._rule_checks = [clause.check for clause in self._rules]
@@ -122,20 +80,53 @@ class CompiledPolicy:
             if check(facts):
                 break
             index += 1
-        known = self._verdicts.get((index, mask))
-        return known if known is not None else self._remember(index, mask)
+        return self._verdicts.get((index, mask)) or self._remember(index, mask)
+
+    def verdict_unless(
+        self,
+        facts: Facts,
+        unknown: Callable[[str], bool] | frozenset[str],
+        backends: Sequence[tuple[str, str]],
+    ) -> Verdict | None:
+        """What :meth:`verdict` will say whatever the unknown facts turn out to be; ``None`` where that depends on them.
+
+        ``unknown`` says (as a function or a set of names) which facts are not known now but will be when the question is
+        asked, or found to be missing then; ``facts`` need not hold them. ``backends`` are (name, device kind): a constraint
+        that may or may not apply is left out of the verdict where it could object to none of them.
+        """
+        asks = unknown.__contains__ if isinstance(unknown, frozenset) else unknown
+        index = decided_rule(self._rules, facts, asks)
+        if index is None:
+            return None
+        mask = decided_constraints(self._constraints, self._limits, facts, asks, backends)
+        if mask is None:
+            return None
+        return self._verdicts.get((index, mask)) or self._remember(index, mask)
+
+    def pieces(self, fact: str) -> tuple[float, ...]:
+        """Where the pieces of the axis of a number such as ``task.work``, [0, ∞), start on which no condition on it changes.
+
+        Ascending, the first is 0.0. All else being equal, the verdict at a start is the verdict on the whole piece.
+        """
+        if fact not in self._pieces:
+            self._pieces[fact] = pieces(self._conditions, fact)
+        return self._pieces[fact]
+
+    def client_key(self, name: str, uid: int, gid: int) -> Hashable:
+        """A key that two clients share exactly when every condition on ``client.*`` has the same outcome for both."""
+        return outcomes(self._client_conditions, {"client.name": name, "client.uid": uid, "client.gid": gid})
 
     def trace(self, facts: Facts) -> Trace:
         """The same judgement with its reasons. Unlike :meth:`verdict` it looks at every clause."""
         policy = self.policy
         clauses: list[ClauseTrace] = []
         for constraint, compiled in zip(policy.constraints, self._constraints, strict=True):
-            conditions = tuple(test.trace(facts) for test in compiled.tests)
+            conditions = tuple(one.trace(facts) for one in compiled.conditions)
             holds = all(condition.holds for condition in conditions)
             clauses.append(_clause_trace("constraint", constraint, constraint.describe(), holds, holds, conditions))
         winner = len(policy.rules)
         for index, (rule, compiled) in enumerate(zip(policy.rules, self._rules, strict=True)):
-            conditions = tuple(test.trace(facts) for test in compiled.tests)
+            conditions = tuple(one.trace(facts) for one in compiled.conditions)
             holds = all(condition.holds for condition in conditions)
             if holds:
                 winner = min(winner, index)
@@ -204,55 +195,3 @@ def _limit(constraint: Constraint) -> Limit:
         denied=f"denied by {where}",
         not_allowed=f"not allowed by {where}, which allows only {only}",
     )
-
-
-def _clause(conditions: Sequence[Condition], on_missing: OnMissing, policy: Policy, self_uid: int) -> _Clause:
-    tests = tuple(
-        _Test(
-            condition,
-            predicate(condition, self_uid=self_uid) if condition.operator != "exists" else bool,
-            policy.flags.get(condition.fact.removeprefix("flags.")) if condition.fact.startswith("flags.") else None,
-            on_missing == "match",
-        )
-        for condition in conditions
-    )
-    return _Clause(tests, _together([_check(test) for test in tests]))
-
-
-def _check(test: _Test) -> _Check:
-    fact, holds, fallback, on_missing = test.condition.fact, test.holds, test.fallback, test.on_missing
-    if test.condition.operator == "exists":
-        wanted = bool(test.condition.operands[0])
-        return lambda facts: (facts.get(fact, fallback) is not None) is wanted
-
-    def check(facts: Facts) -> bool:
-        value = facts.get(fact, fallback)
-        return on_missing if value is None else holds(value)
-
-    return check
-
-
-def _together(checks: Sequence[_Check]) -> _Check:
-    if not checks:
-        return lambda facts: True
-    if len(checks) == 1:
-        return checks[0]
-    if len(checks) == 2:
-        first, second = checks
-        return lambda facts: first(facts) and second(facts)
-
-    def check(facts: Facts) -> bool:
-        for single in checks:  # noqa: SIM110 - a generator costs half as much again
-            if not single(facts):
-                return False
-        return True
-
-    return check
-
-
-def _thresholds(conditions: Sequence[Condition]) -> Mapping[str, tuple[Scalar, ...]]:
-    found: dict[str, set[Scalar]] = {}
-    for condition in conditions:
-        if condition.type == "number" and condition.operator != "exists":
-            found.setdefault(condition.fact, set()).update(condition.operands)
-    return {fact: tuple(sorted(values, key=float)) for fact, values in found.items()}

@@ -33,6 +33,7 @@ UNITS: dict[str, dict[str, float]] = {
     "bytes": {**_BYTES, "kB": 1000},
     "ms": {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000},
     "fraction": {"%": 0.01},
+    "watts": {"mW": 1e-3, "W": 1, "kW": 1000},
 }
 
 
@@ -71,6 +72,9 @@ FACTS: dict[str, Fact] = {
     "hardware.<device>.free_bytes": Fact("number", "memory free on the device", "bytes"),
     "hardware.<device>.utilisation": Fact("number", "busy share of the device, 0 to 1", "fraction"),
     "hardware.<device>.queue_ms": Fact("number", "predicted wait before new work starts on the device", "ms"),
+    "hardware.<device>.watts": Fact(
+        "number", "power that the device draws now; missing where no sensor reads it", "watts"
+    ),
     "time.local": Fact("time", "local time of day as HH:MM"),
     "time.weekday": Fact("weekday", "local day of the week: mon, tue, wed, thu, fri, sat, sun"),
     "flags.<NAME>": Fact("any", "an environment flag; missing while it is not set"),

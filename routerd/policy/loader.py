@@ -19,6 +19,7 @@ from routerd.policy.sections import (
     read_clauses,
     read_constraint,
     read_default,
+    read_exploration,
     read_fallback,
     read_record,
     read_rule,
@@ -28,6 +29,7 @@ from routerd.types import Scalar
 
 _SECTIONS = (
     "apiVersion", "kind", "metadata", "params", "constraints", "rules", "default", "fallback", "admission", "record",
+    "exploration",
 )  # fmt: skip
 
 
@@ -35,8 +37,8 @@ def load_policy(paths: Sequence[Path], vocabulary: Vocabulary, flags: Mapping[st
     """Read, merge and check policy files.
 
     ``paths`` are files or directories (their ``*.yaml`` by name, sub-directories left alone), merged in that order:
-    constraints and rules add up; ``params``, ``fallback``, ``admission`` and ``record`` are overridden key by key and
-    ``default`` as a whole by later files. ``flags`` holds every environment flag with its value, ``None`` if not set.
+    constraints and rules add up; ``params``, ``fallback``, ``admission``, ``record`` and ``exploration`` are overridden
+    key by key and ``default`` as a whole by later files. ``flags`` holds every environment flag with its value, ``None`` if not set.
 
     Raises ``InvalidPolicy`` whose message has one line ``file:line:column: what is wrong`` for each problem, and whose
     ``detail["problems"]`` has the same as ``{file, line, column, message}``.
@@ -141,6 +143,7 @@ def _assemble(files: Sequence[Path], documents: Sequence[Table], checker: Checke
     fallback = read_fallback(_sections(documents, "fallback"), checker)
     admission = read_admission(_sections(documents, "admission"), checker)
     record = read_record(_sections(documents, "record"), checker)
+    exploration = read_exploration(_sections(documents, "exploration"), checker)
     name = _name(documents, checker)
     references = checker.references
     for param in references.params.keys() - references.used_params:
@@ -158,6 +161,7 @@ def _assemble(files: Sequence[Path], documents: Sequence[Table], checker: Checke
         fallback=fallback,
         admission=admission,
         record=record,
+        exploration=exploration,
         digest="",
         warnings=tuple(_by_place(checker.warnings.found, files)),
     )

@@ -124,6 +124,12 @@ class Record(Struct, frozen=True):
     redact: tuple[str, ...] = ("client.command",)
 
 
+class Exploration(Struct, frozen=True):
+    """How much of a workload's compute time goes to backends that are not predicted best, as a share of it; 0: none."""
+
+    budget: float = 0.01
+
+
 class Policy(Struct, frozen=True, kw_only=True):
     """Everything that the files say, merged, checked and resolved.
 
@@ -141,6 +147,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     fallback: Fallback
     admission: Admission
     record: Record
+    exploration: Exploration
     digest: str
     warnings: tuple[Problem, ...] = ()
 
@@ -168,6 +175,7 @@ def canonical(policy: Policy) -> dict[str, Any]:
             "max_in_flight_per_client": policy.admission.max_in_flight_per_client,
         },
         "record": {"decisions": policy.record.decisions, "redact": list(policy.record.redact)},
+        "exploration": {"budget": policy.exploration.budget},
     }
 
 

@@ -1,4 +1,4 @@
-"""The sections of a policy file: constraints, rules, default, fallback, admission and record."""
+"""The sections of a policy file: constraints, rules, default, fallback, admission, record and exploration."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from routerd.policy.model import (
     Condition,
     Constraint,
     Default,
+    Exploration,
     Fallback,
     OnMissing,
     Record,
@@ -30,6 +31,7 @@ RULE_KEYS = ("id", "when", "on_missing", *CHOICE_KEYS)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_CLAUSES = 500  # the search for shadowed rules compares each with each
 _RESERVED = frozenset({"default"})
+_MOST_EXPLORATION = 0.2
 
 _Clause = TypeVar("_Clause", Constraint, Rule)
 
@@ -127,6 +129,18 @@ def read_record(sections: Sequence[Entry], checker: Checker) -> Record:
         if (entry := table.entries.get("redact")) is not None:
             redact = checker.choices(entry.value, REDACTABLE, "record.redact")
     return Record(decisions, redact)
+
+
+def read_exploration(sections: Sequence[Entry], checker: Checker) -> Exploration:
+    """What may be spent on trying again what is not predicted best: a share, ``0.01`` or ``1%``; later files override."""
+    budget = Exploration().budget
+    for table in _tables(sections, "exploration", ("budget",), checker):
+        if (entry := table.entries.get("budget")) is not None:
+            value = checker.number(
+                entry.value, "exploration.budget", minimum=0, maximum=_MOST_EXPLORATION, unit="fraction"
+            )
+            budget = budget if value is None else float(value)
+    return Exploration(budget)
 
 
 def _tables(sections: Sequence[Entry], what: str, keys: Sequence[str], checker: Checker) -> list[Table]:

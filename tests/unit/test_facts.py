@@ -54,7 +54,7 @@ def test_what_the_machine_does_not_tell_is_missing(gather):
 
 def test_devices(gather, fleet):
     used = ["hardware.metal_gpu.available", "hardware.cuda_gpu.available", "hardware.metal_gpu.queue_ms"]
-    fleet.backends["metal.mlx"].worker.queued = 0.25
+    fleet.backends["metal.mlx"].worker.load(0.25)
     facts = gather(used)
     assert (facts["hardware.metal_gpu.available"], facts["hardware.cuda_gpu.available"]) == (True, False)
     assert facts["hardware.metal_gpu.queue_ms"] == 250.0
@@ -80,7 +80,7 @@ def test_unchanged_facts_are_the_same_object(fleet):
     first = source.ambient(used)
     now[0] = 1.0
     assert source.ambient(used) is first
-    fleet.backends["metal.mlx"].worker.queued = 0.5
+    fleet.backends["metal.mlx"].worker.load(0.5)
     assert source.ambient(used) is first  # read a hundred times a second at most
     now[0] = 2.0
     second = source.ambient(used)
@@ -117,6 +117,56 @@ def test_sensors_are_read_every_two_seconds(fleet):
 def test_a_sensor_that_fails_leaves_its_facts_out_and_the_rest_alone(fleet, error):
     source = FactSource(fleet, {}, [Thermometer(error), Thermometer("fair")])
     assert source.ambient(frozenset({"hardware.thermal"})) == {"hardware.thermal": "fair"}
+
+
+class PowerMeter:
+    name = "power meter"
+
+    def __init__(self, **watts):
+        self.watts = watts
+
+    def read(self):
+        return {f"hardware.{kind}.watts": value for kind, value in self.watts.items()}
+
+
+def test_watts_are_a_fact_where_a_sensor_reads_them(fleet):
+    source = FactSource(fleet, {}, [PowerMeter(metal_gpu=38.5)], device_watts={"cpu": 65.0})
+    assert source.ambient(frozenset({"hardware.metal_gpu.watts", "hardware.cpu.watts"})) == {
+        "hardware.metal_gpu.watts": 38.5
+    }
+    assert (source.watts("metal_gpu"), source.watts("cpu")) == (38.5, None)
+
+
+@pytest.mark.parametrize("reading", [0.0, -1.0, float("nan"), float("inf"), "much"])
+def test_a_reading_that_cannot_be_is_none(fleet, reading):
+    assert FactSource(fleet, {}, [PowerMeter(cpu=reading)]).watts("cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("read", "given", "watts", "words"),
+    [
+        ({}, {}, {}, ""),
+        ({}, {"metal_gpu": 40.0}, {"metal_gpu": 40.0}, "settings"),
+        ({"cpu": 61.0}, {}, {"cpu": 61.0, "in_process": 61.0}, "sensor"),
+        ({"cpu": 61.0}, {"cpu": 65.0}, {"cpu": 61.0, "in_process": 61.0}, "sensor"),
+        (
+            {"cpu": 61.0},
+            {"cpu": 65.0, "metal_gpu": 40.0},
+            {"cpu": 61.0, "metal_gpu": 40.0, "in_process": 61.0},
+            "sensor for cpu, settings for metal_gpu",
+        ),
+    ],
+)
+def test_power_is_what_a_sensor_reads_or_else_what_the_settings_say(fleet, read, given, watts, words):
+    assert FactSource(fleet, {}, [PowerMeter(**read)], device_watts=given).power() == (watts, words)
+
+
+def test_power_follows_the_sensor(fleet):
+    now, meter = [0.0], PowerMeter(cpu=20.0)
+    source = FactSource(fleet, {}, [meter], monotonic=lambda: now[0])
+    assert source.power()[0]["cpu"] == 20.0
+    meter.watts, now[0] = {}, 2.5
+    assert source.power() == ({}, "")
 
 
 def test_the_question_for_a_decision_and_for_a_run_give_the_same_facts(make_router, session):

@@ -95,6 +95,23 @@ def test_sizes_lists_and_modes_can_be_written_for_people(tmp_path: Path) -> None
     assert settings.calibrate_when_idle is False
 
 
+@pytest.mark.parametrize(
+    ("text", "environ"),
+    [
+        ("device_watts: {cpu: 65, metal_gpu: 40.5}\n", {}),
+        ("device_watts: {cpu: 1}\n", {"ROUTERD_DEVICE_WATTS": "cpu=65, metal_gpu=40.5"}),
+        ("", {"ROUTERD_DEVICE_WATTS": " cpu = 65,metal_gpu=40.5,"}),
+    ],
+)
+def test_watts_are_given_by_device_kind(tmp_path: Path, text: str, environ: dict[str, str]) -> None:
+    assert load_settings(write(tmp_path, text), environ).device_watts == {"cpu": 65.0, "metal_gpu": 40.5}
+
+
+def test_work_in_a_clients_process_can_be_switched_off(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path, ""), {}).in_process_seconds == 200e-6
+    assert load_settings(write(tmp_path, "in_process_seconds: 0\n"), {}).in_process_seconds == 0.0
+
+
 @pytest.mark.parametrize("text", ["0660", "'0660'", "0o660"])
 def test_a_mode_is_octal_however_it_is_written(tmp_path: Path, text: str) -> None:
     assert load_settings(write(tmp_path, f"socket_mode: {text}\n"), {}).socket_mode == 0o660
@@ -164,6 +181,18 @@ def test_every_problem_is_told_with_its_place(tmp_path: Path) -> None:
         ("inline_array_bytes: 1MiB\n", "at most half of max_frame_bytes"),
         ("policy_paths: []\n", "policy_paths: .*at least 1"),
         ("plugins_allow: {a: 1}\n", "plugins_allow: .*tuple"),
+        (
+            "device_watts: {metal_gup: 40}\n",
+            r"device_watts: unknown device metal_gup \(did you mean metal_gpu\?\); use cpu",
+        ),
+        ("device_watts: {in_process: 40}\n", "device_watts: unknown device in_process"),
+        ("device_watts: {cpu: -1}\n", "the watts of cpu must be a number above 0 and at most 1e.06, not -1"),
+        ("device_watts: {cpu: .nan}\n", "the watts of cpu must be a number above 0"),
+        ("device_watts: {cpu: yes}\n", "the watts of cpu must be a number above 0 .*, not True"),
+        ("device_watts: {cpu: [1]}\n", "the watts of cpu must be a number above 0"),
+        ("device_watts: 65\n", r"device_watts: must be watts by device kind, such as \{cpu: 65, metal_gpu: 40\}"),
+        ("in_process_seconds: -0.1\n", "in_process_seconds: .*greater than or equal to 0"),
+        ("in_process_seconds: 2\n", "in_process_seconds: .*less than or equal to 1"),
         ("state_dir: !!python/name:os.system\n", "settings.yaml:1: state_dir: could not determine a constructor"),
     ],
 )

@@ -46,6 +46,7 @@ SEMANTICS: list[tuple[str, list[Any], list[Any]]] = [
     ("task.deadline_ms: {lt: 1.5s}", [1499.9], [1500]),
     ("hardware.cpu.utilisation: {gt: 80%}", [0.81], [0.8]),
     ("hardware.cpu.available: false", [False], [True]),
+    ("hardware.cuda_gpu.watts: {gte: 0.25kW}", [250.0], [249.9]),
     ("hardware.on_battery: true", [True], [False]),
     ("hardware.on_battery: {not_in: [true]}", [False], [True]),
     ("hardware.thermal: {in: [serious, critical]}", ["serious"], ["fair"]),
@@ -204,10 +205,9 @@ def test_what_a_policy_asks_about(compiled: Callable[..., CompiledPolicy]) -> No
     policy = compiled(POLICY)
     assert policy.facts_used == {"hardware.thermal", "client.uid", "task.work"}
     assert policy.volatile and policy.volatile_facts == {"hardware.thermal"}
-    assert policy.thresholds == {"task.work": (10, 100)}
+    assert policy.pieces("task.work") == (0.0, 10.0, 100.0)
     steady = compiled(one_rule("task.work: {between: [3, 9], in: [4]}, client.name: x, flags.GPU_DEBUG: true"))
     assert not steady.volatile and steady.volatile_facts == frozenset()
-    assert steady.thresholds == {"task.work": (3, 4, 9)}
     assert compiled(one_rule("time.weekday: sat")).volatile
 
 

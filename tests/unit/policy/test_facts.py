@@ -49,7 +49,8 @@ def test_a_flag_has_the_type_of_its_value(
         ("2GiB", "bytes", 2 * 1024**3), ("2 GB", "bytes", 2_000_000_000), ("1.5KiB", "bytes", 1536), ("64", "bytes", 64),
         ("3kB", "bytes", 3000), ("7B", "bytes", 7), ("1TiB", "bytes", 1024**4),
         ("200ms", "ms", 200), ("1.5s", "ms", 1500), ("250us", "ms", 0.25), ("250µs", "ms", 0.25), ("250μs", "ms", 0.25),
-        ("2min", "ms", 120_000), ("1h", "ms", 3_600_000), ("80%", "fraction", 0.8), ("0.8", "fraction", 0.8),
+        ("2min", "ms", 120_000), ("1h", "ms", 3_600_000), ("80%", "fraction", 0.8),
+        ("65", "watts", 65), ("65W", "watts", 65), ("1.5kW", "watts", 1500), ("250 mW", "watts", 0.25), ("0.8", "fraction", 0.8),
     ],
 )  # fmt: skip
 def test_numbers_and_units(text: str, unit: str, value: float) -> None:

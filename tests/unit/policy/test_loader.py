@@ -12,7 +12,7 @@ import yaml
 
 from routerd.errors import InvalidPolicy
 from routerd.policy import Policy, Vocabulary, load_policy
-from routerd.policy.model import Admission, Choice, Default, Fallback, Record
+from routerd.policy.model import Admission, Choice, Default, Exploration, Fallback, Record
 
 Load = Callable[..., Policy]
 HEAD = "apiVersion: routerd/v1\nkind: Policy\n"
@@ -25,6 +25,7 @@ def test_an_almost_empty_policy_has_sensible_defaults(load: Load) -> None:
     assert policy.fallback == Fallback(("unavailable", "out_of_memory", "timeout", "crash"), 3)
     assert policy.admission == Admission(30.0, 256)
     assert policy.record == Record("all", ("client.command",))
+    assert policy.exploration == Exploration(0.01)
     assert policy.warnings == ()
 
 
@@ -35,6 +36,7 @@ def test_sections_are_read(load: Load) -> None:
         "fallback: {on: [crash], max_attempts: 2}\n"
         "admission: {max_queue_ms: 1.5s, max_in_flight_per_client: 7}\n"
         "record: {decisions: runs, redact: []}\n"
+        "exploration: {budget: 5%}\n"
     )
     assert policy.name == "desk"
     assert policy.default.choice == Choice({"latency": 0.25, "energy": 0.75}, ("cpu.torch", "cpu"), 1.5, "never")
@@ -42,6 +44,7 @@ def test_sections_are_read(load: Load) -> None:
     assert policy.fallback == Fallback(("crash",), 2)
     assert policy.admission == Admission(1.5, 7)
     assert policy.record == Record("runs", ())
+    assert policy.exploration == Exploration(0.05)
 
 
 def test_clauses_add_up_and_later_files_override_the_rest(load: Load) -> None:
@@ -53,7 +56,8 @@ def test_clauses_add_up_and_later_files_override_the_rest(load: Load) -> None:
         "default: {prefer: [cpu], split: auto}\n"
         "fallback: {on: [crash], max_attempts: 5}\n"
         "admission: {max_queue_ms: 50, max_in_flight_per_client: 9}\n"
-        "record: {decisions: none, redact: [client.uid]}\n",
+        "record: {decisions: none, redact: [client.uid]}\n"
+        "exploration: {budget: 2%}\n",
         "metadata: {name: desk}\n"
         "params: {high: 20}\n"
         "constraints: [{id: c1, deny: [cluster]}]\n"
@@ -73,6 +77,20 @@ def test_clauses_add_up_and_later_files_override_the_rest(load: Load) -> None:
     assert policy.fallback == Fallback(("crash",), 1)
     assert policy.admission == Admission(0.07, 9)
     assert policy.record == Record("runs", ("client.uid",))
+    assert policy.exploration == Exploration(0.02)
+
+
+@pytest.mark.parametrize(
+    ("written", "budget"), [("0", 0.0), ("0%", 0.0), ("0.01", 0.01), ("1%", 0.01), ("1.5 %", 0.015), ("$share", 0.2)]
+)
+def test_an_exploration_budget_is_a_share(load: Load, written: str, budget: float) -> None:
+    policy = load(f"params: {{share: 20%}}\nexploration: {{budget: {written}}}\n")
+    assert policy.exploration.budget == budget
+    assert policy.to_dict()["exploration"] == {"budget": budget}
+
+
+def test_the_last_exploration_budget_counts(load: Load) -> None:
+    assert load("exploration: {budget: 1%}\n", "exploration: {budget: 0}\n").exploration == Exploration(0.0)
 
 
 def test_a_parameter_of_an_earlier_file_may_come_from_a_later_one(load: Load) -> None:
@@ -248,6 +266,7 @@ def test_the_digest_follows_the_flags_that_are_used(load: Load) -> None:
         BASE + "fallback: {max_attempts: 2}\n",
         BASE + "admission: {max_queue_ms: 1}\n",
         BASE + "record: {decisions: none}\n",
+        BASE + "exploration: {budget: 0}\n",
         BASE + "constraints: [{id: c, deny: [cpu]}]\n",
         BASE.replace("split", "on_missing: match, split"),
     ],

@@ -24,7 +24,7 @@ def when(text: str) -> str:
 CASES: dict[str, tuple[str, str]] = {
     # keys and sections
     "unknown section": ("«rule: []\n", "a policy has no key rule (did you mean rules?)"),
-    "nothing alike": ("«zzz: []\n", "a policy has no key zzz; it has apiVersion, kind, metadata, params, constraints, rules, default, fallback, admission, record"),
+    "nothing alike": ("«zzz: []\n", "a policy has no key zzz; it has apiVersion, kind, metadata, params, constraints, rules, default, fallback, admission, record, exploration"),
     "unknown rule key": ("rules:\n- id: r\n  «prefr: [cpu]\n  objective: {latency: 1}\n", "a rule has no key prefr (did you mean prefer?)"),
     "unknown constraint key": ("constraints:\n- id: c\n  deny: [cpu]\n  «alow: [cpu]\n", "a constraint has no key alow (did you mean allow?)"),
     "unknown metadata key": ("metadata: {«nam: x}\n", "metadata has no key nam (did you mean name?)"),
@@ -32,6 +32,7 @@ CASES: dict[str, tuple[str, str]] = {
     "unknown fallback key": ("fallback: {«max_attempt: 3}\n", "fallback has no key max_attempt (did you mean max_attempts?)"),
     "unknown admission key": ("admission: {«max_queue: 3}\n", "admission has no key max_queue (did you mean max_queue_ms?)"),
     "unknown record key": ("record: {«redacted: []}\n", "record has no key redacted (did you mean redact?)"),
+    "unknown exploration key": ("exploration: {«buget: 1%}\n", "exploration has no key buget (did you mean budget?)"),
     "rules not a list": ("rules: «{id: r}\n", "rules must be a list, not a mapping"),
     "rule not a mapping": ("rules: [«r]\n", "each of rules must be a mapping, not the value 'r'"),
     "params not a mapping": ("params: «[a]\n", "params must be a mapping, not a list"),
@@ -72,7 +73,12 @@ CASES: dict[str, tuple[str, str]] = {
     "bad queue unit": ("admission: {max_queue_ms: «2GiB}\n", "max_queue_ms: unknown unit GiB in '2GiB'; use one of ns, us, µs, ms, s, min, h"),
     "unknown recording": ("record: {decisions: «everything}\n", "record.decisions must be one of all, runs, none, not everything"),
     "unknown redaction": ("record: {redact: [«client.comand]}\n", "each of record.redact must be one of client.command, client.name, client.uid, client.gid, client.pid, task.params, not client.comand (did you mean client.command?)"),
+    "too much exploration": ("exploration: {budget: «30%}\n", "exploration.budget must be between 0 and 0.2, not 30%"),
+    "negative exploration": ("exploration: {budget: «-0.01}\n", "exploration.budget must be between 0 and 0.2, not -0.01"),
+    "exploration in seconds": ("exploration: {budget: «1s}\n", "exploration.budget: unknown unit s in '1s'; use one of %"),
+    "exploration a number": ("exploration: «1%\n", "exploration must be a mapping, not the value '1%'"),
     # facts and operators
+    "power in bytes": (when("hardware.cpu.watts: {gt: «1GB}"), "hardware.cpu.watts: unknown unit GB in '1GB'; use one of mW, W, kW"),
     "unknown fact": (when("«task.wrok: 1"), "unknown fact task.wrok (did you mean task.work?)"),
     "unknown hardware fact": (when("«hardware.cpu.free_byte: 1"), "unknown fact hardware.cpu.free_byte (did you mean hardware.cpu.free_bytes?)"),
     "the placeholder itself": (when("«hardware.<device>.available: true"), "unknown device <device>"),

@@ -71,6 +71,7 @@ def test_strangers_stay_on_the_cpu(compiled: CompiledPolicy) -> None:
     stranger = compiled.verdict({"client.uid": 7})
     assert stranger.objection("metal.mlx", "metal_gpu") is not None
     assert stranger.objection("cpu.numpy", "cpu") is None
+    assert stranger.objection("in_process.numpy", "in_process") is None
     for uid in (SELF, 0):
         assert compiled.verdict({"client.uid": uid}).objection("metal.mlx", "metal_gpu") is None
 
