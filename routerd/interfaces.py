@@ -35,6 +35,9 @@ NEEDS = {
 #: The backend whose float64 result is the contract that every other backend is compared with.
 CONTRACT_BACKEND = "cpu.numpy"
 
+#: The contract's kernel run by the client itself, without the daemon: the cheapest place for tiny work.
+IN_PROCESS_BACKEND = "in_process.numpy"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:

@@ -43,6 +43,34 @@ def create_segment(size: int) -> int:
     return descriptor
 
 
+def create_published(size: int) -> tuple[mmap.mmap, int]:
+    """Memory that only this process can write: its mapping, and a descriptor through which others can but read.
+
+    Raises ``OSError`` when memory or descriptors run out.
+    """
+    if sys.platform == "linux":
+        descriptor = create_segment(size)
+        try:
+            mapped = map_segment(descriptor, size, writable=True)
+            seal_future_writes(descriptor)
+            return mapped, os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(descriptor)
+    import _posixshmem
+
+    name = f"/routerd-{secrets.token_hex(8)}"
+    descriptor = _posixshmem.shm_open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode=0o600)
+    try:
+        try:
+            readable: int = _posixshmem.shm_open(name, os.O_RDONLY, mode=0o600)
+        finally:
+            _posixshmem.shm_unlink(name)
+        os.ftruncate(descriptor, size)
+        return map_segment(descriptor, size, writable=True), readable
+    finally:
+        os.close(descriptor)
+
+
 def _create_unlinked(size: int) -> int:
     """The POSIX way without memfd: a shared-memory object whose random name lives for microseconds."""
     import _posixshmem

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from routerd.costs.choice import Choice
-from routerd.reasoning import duration, explain, quantity
-from routerd.types import Candidate, Task
+from routerd.costs.curve import curve_through, prior_curve
+from routerd.routing.reasoning import doubts_about, duration, explain, quantity
+from routerd.types import Candidate
 
 
 def candidate(backend, seconds, queue=0.0, error=1e-7):
     return Candidate(backend, backend.split(".")[0], seconds, queue, 0.0, seconds - queue, 0.1, error)
 
 
-TASK = Task("linalg.gemm", {}, {}, {}, 2e9, 1000, 1e-5)
 GPU, CPU = candidate("metal.mlx", 2e-3), candidate("cpu.numpy", 0.0805, error=0.0)
 
 
-def words(*ranking, rule="big", priors=frozenset(), contract=0.0805):
-    return explain(TASK, Choice(ranking, 0.9, "it is predicted fastest"), contract, rule=rule, priors=priors)
+def words(*ranking, rule="big", doubts=(), contract=0.0805):
+    return explain(2e9, 1e-5, Choice(ranking, 0.9, "it is predicted fastest"), contract, rule=rule, doubts=doubts)
 
 
 def test_the_choice_the_contract_and_the_grounds():
@@ -36,11 +36,25 @@ def test_the_contract_is_compared_with_the_next_best():
 
 def test_a_queue_guesses_and_a_lone_candidate_are_said():
     queued = candidate("metal.mlx", 5e-3, queue=4e-3)
-    text = words(queued, priors=frozenset({"metal.mlx", "not.there"}))
+    text = words(queued, doubts=doubts_about({"metal.mlx": prior_curve()}, 2e9))
     assert "4 ms of it in the queue" in text
     assert "not yet timed here: metal.mlx;" in text
     assert "against 80.5 ms on cpu.numpy, which may not take it" in text
     assert text.endswith("rule big: it is the only candidate")
+
+
+def test_few_sizes_and_far_ones_are_said():
+    curves = {
+        "a.x": curve_through([1e3], [1e-3], [0.1]),
+        "b.x": curve_through([1e3, 1e4, 1e5], [1e-3, 1e-2, 1e-1], [0.1] * 3),
+    }
+    assert doubts_about(curves, 1e3) == ["timed at few sizes: a.x"]
+    assert doubts_about(curves, 1e9)[1] == "extrapolated beyond what was timed: a.x, b.x"
+
+
+def test_a_first_task_is_said():
+    cold = Candidate("metal.mlx", "metal_gpu", 0.5, 0.0, 0.0, 0.1, 0.1, 0.0, 0.4)
+    assert "400 ms of it because this is its first task" in words(cold, CPU)
 
 
 @pytest.mark.parametrize(

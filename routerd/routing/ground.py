@@ -1,0 +1,139 @@
+"""The ground of a decision: all that it rests on but the task's own work, as one frozen value; and deciding on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+from routerd.costs.choice import Preference, choose
+from routerd.costs.curve import Curve
+from routerd.errors import NoCandidate
+from routerd.routing.reasoning import doubts_about, explain
+from routerd.types import Candidate, Decision, Rejection
+
+#: Offers of this worker number wait in no queue: the caller runs them itself.
+NO_WORKER = -1
+
+
+class Offer(Struct, frozen=True, array_like=True):
+    """One backend that may take a workload's tasks, and what it takes there.
+
+    ``overhead_seconds`` is the way to its worker and back, ``cold_seconds`` what its first task after a start costs on top
+    (zero once it is warm), ``worker`` whose queue it waits in. Work whose service is predicted to take longer than
+    ``limit_seconds`` it does not take.
+    """
+
+    backend: str
+    device_kind: str
+    curve: Curve
+    overhead_seconds: float
+    error: float
+    worker: int
+    cold_seconds: float = 0.0
+    limit_seconds: float = math.inf
+
+
+class Ground(Struct, frozen=True, array_like=True):
+    """What decides where the tasks of one workload run, for one verdict of the policy and one tolerance.
+
+    ``contract`` is what gains count from, whether or not it may take the task; a workload that it cannot run has none.
+    """
+
+    workload: str
+    tolerance: float
+    offers: tuple[Offer, ...]
+    rejected: tuple[Rejection, ...]
+    contract: Offer | None
+    preference: Preference
+    rule: str
+    policy_digest: str
+    generation: int
+
+
+def decide(
+    ground: Ground,
+    work: float,
+    decision_id: str,
+    *,
+    queues: Mapping[int, float] | None = None,
+    deadline_seconds: float | None = None,
+) -> tuple[Decision, tuple[Candidate, ...]]:
+    """The decision about a task of this much work, and the candidates in the order to try them.
+
+    ``queues`` holds the seconds that new work waits for each worker; workers that are not in it are idle. Raises
+    ``NoCandidate`` if nothing may run the task.
+    """
+    waits = queues or {}
+    candidates: list[Candidate] = []
+    rejected = ground.rejected
+    for offer in ground.offers:
+        candidate = predict(offer, work, waits.get(offer.worker, 0.0))
+        if candidate.service_seconds > offer.limit_seconds:
+            rejected = (*rejected, Rejection(offer.backend, _too_long(offer)))
+        else:
+            candidates.append(candidate)
+    if not candidates:
+        raise NoCandidate(
+            f"no backend may run {ground.workload}: "
+            + "; ".join(f"{rejection.backend} {rejection.reason}" for rejection in rejected),
+            rejected=[{"backend": rejection.backend, "reason": rejection.reason} for rejection in rejected],
+            rule=ground.rule,
+        )
+    preference = ground.preference
+    if deadline_seconds is not None:
+        preference = msgspec.structs.replace(preference, deadline_seconds=deadline_seconds)
+    choice = choose(candidates, preference)
+    chosen = choice.ranking[0]
+    contract_seconds = None
+    if ground.contract is not None:
+        contract = ground.contract
+        contract_seconds = predict(contract, work, waits.get(contract.worker, 0.0)).predicted_seconds
+    baseline = contract_seconds or max(one.predicted_seconds for one in candidates)
+    decision = Decision(
+        decision_id=decision_id,
+        workload=ground.workload,
+        work=work,
+        primary_hardware=chosen.device_kind,
+        backend=chosen.backend,
+        confidence=choice.confidence,
+        estimated_gain=baseline / chosen.predicted_seconds,
+        predicted_seconds=chosen.predicted_seconds,
+        reasoning=explain(
+            work,
+            ground.tolerance,
+            choice,
+            contract_seconds,
+            rule=ground.rule.partition(" ")[0],
+            doubts=doubts_about({offer.backend: offer.curve for offer in ground.offers}, work),
+        ),
+        fallbacks=choice.ranking[1:],
+        rejected=rejected,
+        rule=ground.rule,
+        policy_digest=ground.policy_digest,
+        generation=ground.generation,
+        in_time=choice.in_time,
+    )
+    return decision, choice.ranking
+
+
+def predict(offer: Offer, work: float, queue_seconds: float) -> Candidate:
+    """What a task of this much work would take there."""
+    service = offer.curve.predict(work)
+    return Candidate(
+        backend=offer.backend,
+        device_kind=offer.device_kind,
+        predicted_seconds=queue_seconds + offer.overhead_seconds + offer.cold_seconds + service.seconds,
+        queue_seconds=queue_seconds,
+        transfer_seconds=offer.overhead_seconds,
+        service_seconds=service.seconds,
+        log_sigma=service.log_sigma,
+        error=offer.error,
+        cold_seconds=offer.cold_seconds,
+    )
+
+
+def _too_long(offer: Offer) -> str:
+    return f"takes work of up to {offer.limit_seconds * 1e6:g} µs here (in_process_seconds)"
