@@ -7,12 +7,11 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from statistics import median
 
 from msgspec import MsgspecError, msgpack
 
 from routerd.costs.fingerprint import fingerprint, kernel_digest
-from routerd.costs.model import Point
+from routerd.costs.timing import Timed, sizes
 from routerd.errors import RouterdError, Unavailable, WorkerCrashed
 from routerd.interfaces import CONTRACT_BACKEND, Workload
 from routerd.logs import get_logger
@@ -25,22 +24,23 @@ _log = get_logger("calibration")
 
 #: A pair whose error passes this computes something else, whatever tolerance a task may name.
 QUARANTINE_ERROR = 0.05
-_POINTS = 7
-_MAD_TO_SIGMA = 1.4826
 _IDLE_POLL_SECONDS = 0.05
-_FIRST_RUN_SECONDS = 1e-3  # what the smallest size is expected to take
 _RETRY_SECONDS = 600.0
+_DRIFT_RETRY_SECONDS = (30.0, 3600.0)  # before a pair that has drifted is timed again, twice as long each time
 _CRASHES = 3  # of its worker while a pair was tried; then it is the pair's fault
-_STEEPEST = 1.5  # work is chosen so that cost grows about in proportion to it; a timing this far above is in doubt
-_LOOK_AGAIN_SECONDS = (0.1, 0.4, 1.6)  # pauses before a doubtful size is timed again, for what disturbed it to pass
-_CONFIRMED, _AGREEMENT = 2, 1.1  # looks that were not this much quicker: then it is the work that takes the time
 
 
 class Calibrator:
     """Brings every (backend, workload) pair from unproved to proved and timed, and keeps what it learns."""
 
     def __init__(
-        self, fleet: Fleet, store: Store, *, run_seconds: float, when_idle: bool, on_change: Callable[[], None]
+        self,
+        fleet: Fleet,
+        store: Store,
+        *,
+        run_seconds: float,
+        when_idle: bool,
+        on_change: Callable[[str | None], None],
     ) -> None:
         self._fleet = fleet
         self._store = store
@@ -49,6 +49,7 @@ class Calibrator:
         self._wake = asyncio.Event()
         self._progress = asyncio.Condition()
         self._retry_at: dict[tuple[str, str], float] = {}
+        self._patience: dict[tuple[str, str], float] = {}
         self._crashes: Counter[tuple[str, str]] = Counter()
         self._proving: set[tuple[str, str]] = set()
         self._fingerprints: dict[tuple[str, str], str] = {}
@@ -91,7 +92,7 @@ class Calibrator:
                     self._schedule_retry(backend, pair)
             except (RouterdError, MsgspecError, ValueError) as error:
                 _log.error("kept calibration not usable", backend=backend.spec.name, workload=name, reason=str(error))
-        self._on_change()
+        self._on_change(only)
         self._wake.set()
 
     def nudge(self) -> None:
@@ -134,7 +135,7 @@ class Calibrator:
             for name, pair in backend.pairs.items()
             if pair.unsupported is None
             and not pair.absent
-            and (pair.error is None or pair.quarantine is not None or not pair.model.calibrated)
+            and _open(backend, pair)
             and self._retry_at.get((backend.spec.name, name), 0.0) <= now
         ]
 
@@ -180,11 +181,7 @@ class Calibrator:
     async def _bring_up(self, backend: BackendState, pair: Pair, *, urgent: bool = False) -> None:
         name, workload = backend.spec.name, self._fleet.workloads[pair.workload]
         try:
-            if pair.error is None or pair.quarantine is not None:
-                pair.error = pair.quarantine = None
-                await self._prove(backend, pair, workload, urgent=urgent)
-            if pair.quarantine is None and not urgent:
-                await self._time(backend, pair, workload)
+            await self._advance(backend, pair, workload, urgent=urgent)
         except Unavailable as error:
             if not backend.worker.up or pair.absent:  # this is taken up again when the worker is, and holds the model
                 _log.warning("calibration interrupted", backend=name, workload=workload.name, reason=error.message)
@@ -211,7 +208,26 @@ class Calibrator:
             if name == CONTRACT_BACKEND:  # what everything is compared with stays, untimed
                 pair.error, pair.quarantine = 0.0, None
         await self._keep(backend, pair)
-        self._on_change()
+        self._on_change(workload.name)
+
+    async def _advance(self, backend: BackendState, pair: Pair, workload: Workload, *, urgent: bool) -> None:
+        """Do what is to be done for a pair: prove it, time it, time it again, or warm it."""
+        if pair.error is None or pair.quarantine is not None:
+            pair.error = pair.quarantine = None
+            await self._prove(backend, pair, workload, urgent=urgent)
+            pair.warm_in = backend.worker.incarnation
+        if pair.quarantine is not None or urgent:
+            return
+        if pair.model.drifted:
+            _log.info(
+                "timing again: executions differ from calibration", backend=backend.spec.name, workload=workload.name
+            )
+            await self._time(backend, pair, workload)
+            self._put_off(backend, pair)
+        elif not pair.model.calibrated:
+            await self._time(backend, pair, workload)
+        elif backend.cold_seconds(pair):
+            await self._warm_up(backend, pair, workload)
 
     async def _prove(self, backend: BackendState, pair: Pair, workload: Workload, *, urgent: bool) -> None:
         low, high = workload.work_range
@@ -229,30 +245,24 @@ class Calibrator:
         pair.model.cold_seconds = answer.outcome.cold_seconds
         if not pair.error <= QUARANTINE_ERROR:
             pair.quarantine = f"relative error {pair.error:.2g} against the contract"
-        self._on_change()
+        self._on_change(workload.name)
 
     async def _time(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
-        low, high = workload.work_range
-        points: list[Point] = []
-        expected = _FIRST_RUN_SECONDS
-        for step in range(_POINTS):
-            work = low * (high / low) ** (step / (_POINTS - 1))
-            measured = await self._measure(backend, workload, work, expected)
-            confirmed = 0
-            for pause in _LOOK_AGAIN_SECONDS:
-                if not points or not doubtful(points[-1], _point(measured)) or confirmed == _CONFIRMED:
-                    break
-                await asyncio.sleep(pause)
-                again = await self._measure(backend, workload, work, expected)
-                confirmed += _point(again).seconds > _point(measured).seconds / _AGREEMENT
-                measured = min(measured, again, key=lambda one: _point(one).seconds)
-            points.append(_point(measured))
-            # By its fastest repetition: one that was disturbed must not end the series.
-            expected = min(measured.seconds) / measured.work * work * (high / low) ** (1 / (_POINTS - 1))
-            if expected > self._run_seconds:
-                break  # the next size would hold the worker too long; beyond it the model extrapolates
-        for point in undisturbed(points):
-            pair.model.add_point(point)
+        series = sizes(workload.work_range, self._run_seconds)
+        request = next(series)
+        while True:
+            await asyncio.sleep(request.pause_seconds)
+            measured = await self._measure(backend, workload, request.work, request.expected_seconds)
+            try:
+                request = series.send(Timed(measured.work, measured.seconds))
+            except StopIteration as done:
+                pair.model.calibrate(done.value)
+                return
+
+    async def _warm_up(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
+        """Let the pair's first task since the worker's start be one that nobody waits for."""
+        await self._measure(backend, workload, workload.work_range[0], pair.model.cold_seconds or 0.0)
+        pair.warm_in = backend.worker.incarnation
 
     async def _measure(
         self, backend: BackendState, workload: Workload, work: float, expected: float
@@ -267,12 +277,8 @@ class Calibrator:
         return outcome
 
     async def _ask(self, backend: BackendState, make: Make, seconds: float, priority: int = BACKGROUND) -> Answer:
-        """A job, usually behind all tasks. It occupies the worker, so decisions are made afresh before and after it."""
-        self._on_change()
-        try:
-            return await backend.worker.ask(make, seconds=seconds, priority=priority)
-        finally:
-            self._on_change()
+        """A job, usually behind all tasks."""
+        return await backend.worker.ask(make, seconds=seconds, priority=priority)
 
     async def _idle(self, backend: BackendState) -> None:
         """Wait until no worker of the device computes: a timing beside other work would be a wrong timing."""
@@ -294,6 +300,13 @@ class Calibrator:
         except RouterdError as error:
             _log.error("calibration not kept", backend=backend.spec.name, workload=pair.workload, reason=error.message)
 
+    def _put_off(self, backend: BackendState, pair: Pair) -> None:
+        """A pair that drifts again and again is timed less and less often: its tasks differ from its examples."""
+        key = (backend.spec.name, pair.workload)
+        shortest, longest = _DRIFT_RETRY_SECONDS
+        self._patience[key] = min(2.0 * self._patience.get(key, shortest / 2.0), longest)
+        self._retry_at[key] = asyncio.get_running_loop().time() + self._patience[key]
+
     def _schedule_retry(self, backend: BackendState, pair: Pair) -> None:
         """A quarantined pair gets another chance later: a driver may have been mended."""
         if pair.quarantine is not None:
@@ -301,21 +314,7 @@ class Calibrator:
             self._retry_at[backend.spec.name, pair.workload] = now + _RETRY_SECONDS
 
 
-def doubtful(before: Point, after: Point) -> bool:
-    """Whether seconds grew so much faster than work that another process rather than the work is likely to be why."""
-    return after.seconds / before.seconds > _STEEPEST * after.work / before.work
-
-
-def undisturbed(points: Sequence[Point]) -> list[Point]:
-    """The points with the marks of other processes removed: less work never takes longer than more."""
-    cleaned: list[Point] = []
-    for point in reversed(points):
-        ceiling = cleaned[-1].seconds if cleaned else math.inf
-        cleaned.append(point if point.seconds <= ceiling else Point(point.work, ceiling, point.log_sigma))
-    return cleaned[::-1]
-
-
-def _point(measured: messages.Measured) -> Point:
-    centre = median(measured.seconds)
-    deviations = [abs(math.log(seconds / centre)) for seconds in measured.seconds]
-    return Point(measured.work, centre, _MAD_TO_SIGMA * median(deviations))
+def _open(backend: BackendState, pair: Pair) -> bool:
+    """Whether there is something to do for a pair: to prove, time, time again, or warm it."""
+    unproved = pair.error is None or pair.quarantine is not None
+    return unproved or not pair.model.calibrated or pair.model.drifted or backend.cold_seconds(pair) > 0.0

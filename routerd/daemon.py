@@ -15,16 +15,19 @@ from routerd.flags import Flags
 from routerd.logs import get_logger
 from routerd.methods import Method, method_table
 from routerd.model_keeper import ModelKeeper
+from routerd.planner import Planner
 from routerd.plugins import PluginRegistry
 from routerd.policies import PolicyKeeper
 from routerd.protocol import Calibrate
 from routerd.releases import Releases
+from routerd.reported import ReportedWork
 from routerd.reports import Reporter
 from routerd.router import Router
 from routerd.server import Server
 from routerd.session import Session
 from routerd.settings import Settings
 from routerd.store import Store
+from routerd.table import DecisionTable
 from routerd.vocabulary import vocabulary
 from routerd.worker.fleet import BackendState, Fleet
 
@@ -48,9 +51,12 @@ class Daemon:
         store = Store(settings.state_dir, buffer_limit=settings.decision_buffer, kept=settings.decisions_kept)
         try:
             policies = PolicyKeeper(settings.policy_paths, vocabulary(self._registry), flags.as_mapping(), store)
-            facts = FactSource(self._fleet, flags.as_mapping(), self._registry.sensors)
+            facts = FactSource(
+                self._fleet, flags.as_mapping(), self._registry.sensors, device_watts=settings.device_watts
+            )
             releases = Releases(self._fleet)
-            self._router = Router(self._fleet, store, flags, facts, policies.load_first(), releases)
+            planner = Planner(self._fleet, flags, power=facts.power, in_process_seconds=settings.in_process_seconds)
+            self._router = Router(self._fleet, store, flags, facts, policies.load_first(), releases, planner)
             policies.attach(self._router)
             self._calibrator = Calibrator(
                 self._fleet,
@@ -68,11 +74,15 @@ class Daemon:
                 self._router.changed,
             )
             cache = DecisionCache(self._router)
+            self._table = DecisionTable(self._router, self._fleet, facts)
+            reported = ReportedWork(self._router, self._fleet)
             reporter = Reporter(
                 settings, flags, self._registry, self._fleet, self._router, cache, self._calibrator, policies, store,
-                self._server.traffic,
+                self._server.traffic, self._table, reported,
             )  # fmt: skip
-            methods = method_table(self._router, cache, self._fleet, store, policies, reporter, self._calibrate)
+            methods = method_table(
+                self._router, cache, self._fleet, store, policies, reporter, self._calibrate, self._table, reported
+            )
             await self._serve(policies, methods)
         finally:
             self._server.close()
@@ -93,7 +103,9 @@ class Daemon:
         try:
             await self._keeper.start()
             await self._fleet.start(self._settings.worker_start_seconds, self._backend_changed)
-            self._server.listen(methods)
+            self._table.start()
+            self._router.on_drift = self._fleet.on_want = self._calibrator.nudge
+            self._server.listen(methods, self._table)
             self._calibrator.start()
             _settle_memory()
             _log.info("serving", socket=str(self._settings.socket), pid=os.getpid())
@@ -104,6 +116,7 @@ class Daemon:
             if cut:
                 _log.warning("requests cut off", count=cut, after_seconds=self._settings.drain_seconds)
         finally:
+            self._table.stop()
             await self._keeper.stop()
             await self._calibrator.stop()
             self._server.close()

@@ -1,14 +1,15 @@
 """Answering ``decide`` again without deciding again, as long as nothing that matters has changed.
 
-The answer to a question is kept, encoded, under the bytes of the question and who asks. Any change of policy, model,
-backend or queue moves the router's ``epoch``, any change of time or hardware that the policy looks at gives new ambient
-facts, and either empties the cache. Each answer still gets an id of its own.
+The answer to a question is kept, encoded, under the bytes of the question and who asks. Any change of policy, model or
+backend moves the router's ``epoch``, any change of time or hardware that the policy looks at gives new ambient facts, and
+either empties the cache. While workers have work, predictions hold their queues and nothing is answered from it. Each
+answer still gets an id of its own.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,7 +34,7 @@ class DecisionCache:
     def __init__(self, router: Router) -> None:
         self._router = router
         self._decoder = msgspec.msgpack.Decoder(Ask)
-        self._entries: dict[tuple[tuple[str, int, int], bytes], _Entry] = {}
+        self._entries: dict[tuple[Hashable, bytes], _Entry] = {}
         self._epoch = -1
         self._ambient: Mapping[str, Any] = {}
         self.hits = 0
@@ -47,7 +48,7 @@ class DecisionCache:
             self._entries.clear()
             self._epoch, self._ambient = router.epoch, ambient
         key = (session.identity, bytes(params))
-        entry = self._entries.get(key)
+        entry = self._entries.get(key) if router.idle else None
         if entry is not None:
             self.hits += 1
             decision_id = router.next_id()
@@ -58,7 +59,7 @@ class DecisionCache:
         record = router.record_of(plan, session, "decide")
         router.record_decide(record)
         encoded = encode(plan.decision)
-        if plan.cacheable:
+        if router.idle:
             if len(self._entries) >= _ENTRIES:
                 self._entries.clear()
             before, _, after = encoded.partition(record.decision_id.encode())

@@ -11,6 +11,7 @@ import msgspec
 
 from routerd.decisions import DecisionCache
 from routerd.errors import LimitExceeded
+from routerd.measurement import Measurement
 from routerd.policies import PolicyKeeper
 from routerd.protocol import (
     Alloc,
@@ -18,18 +19,23 @@ from routerd.protocol import (
     Calibrate,
     DecisionId,
     Free,
+    Locate,
+    MeasureTask,
     Named,
     Nothing,
     PolicyPaths,
+    Report,
     Run,
     SegmentInfo,
     Tail,
     encode,
 )
+from routerd.reported import ReportedWork
 from routerd.reports import Reporter
 from routerd.router import Router
 from routerd.session import Role, Session
 from routerd.store import Store
+from routerd.table import DecisionTable
 from routerd.worker.fleet import Fleet
 
 
@@ -63,9 +69,12 @@ def method_table(
     policies: PolicyKeeper,
     reporter: Reporter,
     calibrate: Callable[[Calibrate], Awaitable[Any]],
+    table: DecisionTable,
+    reported: ReportedWork,
 ) -> dict[str, Method]:
     """Every method of protocol version 1."""
     work = _Work(router, fleet)
+    measurement = Measurement(router, fleet)
 
     async def decisions_tail(_session: Session, params: Tail) -> Any:
         return await asyncio.to_thread(store.decisions, params.limit, params.workload, params.since)
@@ -82,6 +91,8 @@ def method_table(
         "decide": Method("read", immediate=cache.decide, works=True),
         "run": Method("execute", eventual=work.run, works=True),
         "alloc": Method("execute", eventual=work.alloc, works=True),
+        "table": _at_once("read", Locate, table.locate),
+        "report": _at_once("execute", Report, reported.report),
         "free": _at_once("execute", Free, work.free),
         "ping": _at_once("read", Nothing, lambda _session, _params: {"pong": True}),
         "status": _at_once("read", Nothing, lambda _session, _params: reporter.status()),
@@ -91,6 +102,7 @@ def method_table(
         "flags": _at_once("read", Nothing, lambda _session, _params: reporter.flags()),
         "calibrate": _later("admin", Calibrate, calibration),
         "calibrate.pending": _at_once("read", Calibrate, lambda _session, params: reporter.pending(params.workloads)),
+        "measure": _later("admin", MeasureTask, measurement.measure, works=True),
         "policy.show": _later("read", Nothing, policies.show),
         "policy.eval": _at_once("read", Ask, policies.evaluate),
         "policy.explain": _later("read", DecisionId, policies.explain),

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
-from routerd.costs.choice import Choice, Preference, choose
-from routerd.errors import NoCandidate
+from routerd.costs.choice import Preference
 from routerd.flags import Flags
-from routerd.interfaces import CONTRACT_BACKEND
+from routerd.interfaces import CONTRACT_BACKEND, IN_PROCESS_BACKEND
 from routerd.policy import CompiledPolicy, Policy, Verdict
-from routerd.reasoning import explain
+from routerd.routing.ground import NO_WORKER, Ground, Offer, decide
 from routerd.types import Candidate, Decision, Rejection, Task
-from routerd.worker.fleet import BackendState, Fleet
+from routerd.worker.fleet import BackendState, Fleet, Pair
 
 GPU_KINDS = ("metal_gpu", "cuda_gpu")
 
+#: Watts by device kind, and where they are from.
+Power: TypeAlias = Callable[[], tuple[Mapping[str, float], str]]
+
 _OVERHEAD_PRIOR_SECONDS = 60e-6
+_IN_PROCESS_PRIOR_SECONDS = 15e-6  # checking and calling, in a client
+_NOTICEABLE = 0.1  # by this share the way to a worker must change before predictions follow
+_KEPT_GROUNDS = 4096
 
 
 class ActivePolicy(NamedTuple):
@@ -27,96 +34,165 @@ class ActivePolicy(NamedTuple):
 
 
 class Planner:
-    """Applies verdict, flags, proofs and cost models to tasks. It changes nothing but what it learns of the way to workers."""
+    """Applies verdict, flags, proofs and cost models to tasks.
 
-    def __init__(self, fleet: Fleet, flags: Flags) -> None:
+    What it finds for a workload is kept as its :class:`Ground` until :meth:`forget` says that something has changed.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        flags: Flags,
+        *,
+        power: Power = lambda: ({}, ""),
+        in_process_seconds: float = 0.0,
+    ) -> None:
         self._fleet = fleet
         self._flags = flags
-        self._overhead: dict[str, float] = {}
+        self._power = power
+        self._in_process_seconds = in_process_seconds
+        self._ways: dict[str, _Way] = {}
+        self._grounds: dict[tuple[object, ...], tuple[Verdict, Ground]] = {}
 
     def decide(
-        self, task: Task, verdict: Verdict, active: ActivePolicy, decision_id: str
+        self, task: Task, verdict: Verdict, active: ActivePolicy, decision_id: str, *, in_process: bool = False
     ) -> tuple[Decision, tuple[Candidate, ...]]:
         """The decision and the candidates in the order to try them. Raises ``NoCandidate`` if nothing may run the task."""
-        candidates, rejected = self._candidates(task, verdict)
-        if not candidates:
-            raise NoCandidate(
-                f"no backend may run {task.workload}: "
-                + "; ".join(f"{rejection.backend} {rejection.reason}" for rejection in rejected),
-                rejected=[{"backend": rejection.backend, "reason": rejection.reason} for rejection in rejected],
-                rule=verdict.rule,
-            )
-        priors = frozenset(
-            candidate.backend
-            for candidate in candidates
-            if not self._fleet.backends[candidate.backend].pairs[task.workload].model.calibrated
-        )
-        choice = choose(candidates, self._preference(verdict, task, priors))
-        chosen = choice.ranking[0]
-        contract_seconds = self._contract_seconds(task)
-        baseline = contract_seconds or max(one.predicted_seconds for one in candidates)
-        rule = verdict.rule
-        decision = Decision(
-            decision_id=decision_id,
-            workload=task.workload,
-            work=task.work,
-            primary_hardware=chosen.device_kind,
-            backend=chosen.backend,
-            confidence=choice.confidence,
-            estimated_gain=baseline / chosen.predicted_seconds,
-            predicted_seconds=chosen.predicted_seconds,
-            reasoning=explain(
-                task,
-                choice,
-                contract_seconds,
-                rule=rule.partition(" ")[0],
-                priors=priors,
-                beyond=self._beyond(task, choice),
-            ),
-            fallbacks=choice.ranking[1:],
+        large = max(task.work, task.nbytes // 8) >= int(self._flags["LARGE_DATA_THRESHOLD"] or 0)
+        ground = self.ground(task.workload, task.tolerance, verdict, active, in_process=in_process, large=large)
+        queues = self._fleet.queues()
+        return decide(ground, task.work, decision_id, queues=queues, deadline_seconds=task.deadline_seconds)
+
+    def ground(
+        self,
+        workload: str,
+        tolerance: float,
+        verdict: Verdict,
+        active: ActivePolicy,
+        *,
+        in_process: bool,
+        large: bool,
+    ) -> Ground:
+        """What decides about the workload's tasks. ``in_process``: the client can run work itself; ``large``: they are large."""
+        watts, watts_from = self._power() if "energy" in verdict.objective else ({}, "")
+        key = (workload, tolerance, id(verdict), active.generation, in_process, large, tuple(sorted(watts.items())))
+        known = self._grounds.get(key)
+        if known is not None:
+            return known[1]
+        offers, rejected = self._offers(workload, tolerance, verdict, in_process=in_process)
+        prefer = verdict.prefer
+        if large and not prefer and _gpu_untimed(offers):
+            prefer = GPU_KINDS  # large work on a machine that is not calibrated yet
+        ground = Ground(
+            workload=workload,
+            tolerance=tolerance,
+            offers=tuple(offers),
             rejected=tuple(rejected),
-            rule=rule,
+            contract=self._contract(workload),
+            preference=Preference(
+                prefer=prefer,
+                unless_slower_than=verdict.unless_slower_than,
+                objective=dict(verdict.objective),
+                priorities={
+                    "metal_gpu": str(self._flags["METAL_GPU_PRIORITY"]),
+                    "neural_engine": str(self._flags["NEURAL_ENGINE_PRIORITY"]),
+                },
+                watts=dict(watts),
+                watts_from=watts_from,
+            ),
+            rule=verdict.rule,
             policy_digest=active.policy.digest,
             generation=active.generation,
         )
-        return decision, choice.ranking
+        if len(self._grounds) >= _KEPT_GROUNDS:
+            self._grounds.clear()
+        self._grounds[key] = (verdict, ground)  # the verdict is kept, so that no other gets its identity
+        return ground
 
-    def learn_overhead(self, worker: str, seconds: float) -> None:
-        """The way to a worker and back, smoothed; one hiccup counts for little."""
-        known = self._overhead.get(worker, _OVERHEAD_PRIOR_SECONDS)
-        self._overhead[worker] = known + 0.1 * (min(max(seconds, 1e-6), 4.0 * known) - known)
+    def forget(self, workload: str | None = None) -> None:
+        """A model of this workload, or anything at all, has changed."""
+        if workload is None:
+            self._grounds.clear()
+        else:
+            self._grounds = {key: known for key, known in self._grounds.items() if key[0] != workload}
 
-    def _candidates(self, task: Task, verdict: Verdict) -> tuple[list[Candidate], list[Rejection]]:
-        candidates: list[Candidate] = []
+    def learn_overhead(self, worker: str, seconds: float) -> bool:
+        """Learn from one task's way to a worker and back; whether predictions have moved."""
+        return self._ways.setdefault(worker, _Way(_OVERHEAD_PRIOR_SECONDS)).learn(seconds)
+
+    def learn_in_process(self, seconds: float) -> bool:
+        """Learn what a client takes beyond the kernel's predicted seconds; whether predictions have moved."""
+        return self._ways.setdefault(IN_PROCESS_BACKEND, _Way(_IN_PROCESS_PRIOR_SECONDS)).learn(seconds)
+
+    def objection(self, backend: BackendState, workload: str, tolerance: float) -> str | None:
+        """Why a backend may not take such tasks now, whatever the policy says, or ``None``."""
+        return (
+            self._switched_off(backend)
+            or backend.objection(workload)
+            or _beyond_tolerance(backend.pairs[workload], tolerance)
+        )
+
+    def _offers(
+        self, workload: str, tolerance: float, verdict: Verdict, *, in_process: bool
+    ) -> tuple[list[Offer], list[Rejection]]:
+        offers: list[Offer] = []
         rejected: list[Rejection] = []
         for name, backend in self._fleet.backends.items():
-            reason = (
-                verdict.objection(name, backend.spec.device_kind)
-                or self._switched_off(backend)
-                or backend.objection(task.workload)
-                or _beyond_tolerance(backend, task)
-            )
+            reason = verdict.objection(name, backend.spec.device_kind) or self.objection(backend, workload, tolerance)
             if reason is not None:
                 rejected.append(Rejection(name, reason))
             else:
-                candidates.append(self._predict(backend, task))
-        return candidates, rejected
+                offers.append(self._offer(backend, backend.pairs[workload]))
+        if in_process and self._in_process_seconds > 0.0:
+            reason = verdict.objection(IN_PROCESS_BACKEND, "in_process") or self._not_in_process(workload)
+            if reason is not None:
+                rejected.append(Rejection(IN_PROCESS_BACKEND, reason))
+            else:
+                offers.append(self._in_process_offer(workload))
+        return offers, rejected
 
-    def _predict(self, backend: BackendState, task: Task) -> Candidate:
-        pair = backend.pairs[task.workload]
-        service = pair.model.predict(task.work)
-        queue = backend.worker.queue_seconds()
-        overhead = self._overhead.get(backend.worker.name, _OVERHEAD_PRIOR_SECONDS)
-        return Candidate(
+    def _offer(self, backend: BackendState, pair: Pair) -> Offer:
+        way = self._ways.get(backend.worker.name)
+        return Offer(
             backend=backend.spec.name,
             device_kind=backend.spec.device_kind,
-            predicted_seconds=queue + overhead + service.seconds,
-            queue_seconds=queue,
-            transfer_seconds=overhead,
-            service_seconds=service.seconds,
-            log_sigma=service.log_sigma,
+            curve=pair.model.curve,
+            overhead_seconds=_OVERHEAD_PRIOR_SECONDS if way is None else way.seconds,
             error=pair.error or 0.0,
+            worker=backend.worker_number,
+            cold_seconds=backend.cold_seconds(pair),
         )
+
+    def _in_process_offer(self, workload: str) -> Offer:
+        """The contract's kernel in the caller: its time without the way to a worker."""
+        way = self._ways.get(IN_PROCESS_BACKEND)
+        return Offer(
+            backend=IN_PROCESS_BACKEND,
+            device_kind="in_process",
+            curve=self._fleet.backends[CONTRACT_BACKEND].pairs[workload].model.curve,
+            overhead_seconds=_IN_PROCESS_PRIOR_SECONDS if way is None else way.seconds,
+            error=0.0,
+            worker=NO_WORKER,
+            limit_seconds=self._in_process_seconds,
+        )
+
+    def _not_in_process(self, workload: str) -> str | None:
+        if not self._flags["AUTO_HARDWARE_ROUTING"]:
+            return "automatic routing is off (AUTO_HARDWARE_ROUTING)"
+        if self._fleet.workloads[workload].model is not None:
+            return "a user's model is not loaded into clients"
+        contract = self._fleet.backends[CONTRACT_BACKEND].pairs.get(workload)
+        if contract is None or contract.unsupported is not None:
+            return "NumPy cannot run this workload"
+        return None if contract.model.calibrated else "not yet timed on cpu.numpy"
+
+    def _contract(self, workload: str) -> Offer | None:
+        """What gains count from, whether or not it may take the task; a model made for torch has none there."""
+        contract = self._fleet.backends.get(CONTRACT_BACKEND)
+        pair = None if contract is None else contract.pairs.get(workload)
+        if contract is None or pair is None or pair.unsupported is not None:
+            return None
+        return self._offer(contract, pair)
 
     def _switched_off(self, backend: BackendState) -> str | None:
         """Flags that keep a backend out of routing."""
@@ -131,36 +207,35 @@ class Planner:
             return "switched off by NEURAL_ENGINE_ENABLED"
         return None
 
-    def _preference(self, verdict: Verdict, task: Task, priors: frozenset[str]) -> Preference:
-        prefer = verdict.prefer
-        elements = task.nbytes // 8
-        if priors and not prefer and max(task.work, elements) >= int(self._flags["LARGE_DATA_THRESHOLD"] or 0):
-            prefer = GPU_KINDS  # large work on a machine that is not calibrated yet
-        priorities = {
-            "metal_gpu": str(self._flags["METAL_GPU_PRIORITY"]),
-            "neural_engine": str(self._flags["NEURAL_ENGINE_PRIORITY"]),
-        }
-        return Preference(prefer, verdict.unless_slower_than, verdict.objective, priorities)
 
-    def _beyond(self, task: Task, choice: Choice) -> frozenset[str]:
-        """Backends timed here, but at no size near this one."""
-        models = {one.backend: self._fleet.backends[one.backend].pairs[task.workload].model for one in choice.ranking}
-        return frozenset(name for name, model in models.items() if model.calibrated and not model.reaches(task.work))
-
-    def _contract_seconds(self, task: Task) -> float | None:
-        """Predicted completion on the contract's backend, whether or not it may take the task; ``None`` if it cannot.
-
-        A user's model made for torch has none there, so its gain counts from the slowest candidate instead.
-        """
-        contract = self._fleet.backends.get(CONTRACT_BACKEND)
-        pair = None if contract is None else contract.pairs.get(task.workload)
-        if contract is None or pair is None or pair.unsupported is not None:
-            return None
-        return self._predict(contract, task).predicted_seconds
+def _gpu_untimed(offers: Sequence[Offer]) -> bool:
+    """Whether a GPU, or the contract that it would be compared with, was not timed yet."""
+    return any(
+        not offer.curve.timed and (offer.device_kind in GPU_KINDS or offer.backend == CONTRACT_BACKEND)
+        for offer in offers
+    )
 
 
-def _beyond_tolerance(backend: BackendState, task: Task) -> str | None:
-    error = backend.pairs[task.workload].error or 0.0
-    if error <= task.tolerance:
+class _Way:
+    """Seconds that a task costs beside its service, smoothed: one hiccup counts for little."""
+
+    def __init__(self, prior_seconds: float) -> None:
+        self.seconds = prior_seconds
+        self._smoothed = prior_seconds
+
+    def learn(self, seconds: float) -> bool:
+        """Whether ``seconds``, what predictions count with, has moved."""
+        if not math.isfinite(seconds):
+            return False
+        self._smoothed += 0.1 * (min(max(seconds, 1e-6), 4.0 * self._smoothed) - self._smoothed)
+        if abs(self._smoothed - self.seconds) <= _NOTICEABLE * self.seconds:
+            return False
+        self.seconds = self._smoothed
+        return True
+
+
+def _beyond_tolerance(pair: Pair, tolerance: float) -> str | None:
+    error = pair.error or 0.0
+    if error <= tolerance:
         return None
-    return f"error {error:.1e} exceeds tolerance {task.tolerance:.0e}"
+    return f"error {error:.1e} exceeds tolerance {tolerance:.0e}"

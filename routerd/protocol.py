@@ -51,10 +51,16 @@ class Reply(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
 
 
 class Hello(Struct, frozen=True, forbid_unknown_fields=True):
-    """First message of a client: the protocol versions it speaks and its name in policies and logs."""
+    """First message of a client: the protocol versions it speaks and its name in policies and logs.
+
+    ``table`` asks for the decision table, whose descriptor then comes with the answer; ``in_process`` says that the client
+    can run tiny work itself.
+    """
 
     protocols: tuple[int, ...]
     client: str
+    table: bool = False
+    in_process: bool = False
 
 
 class Limits(Struct, frozen=True):
@@ -69,20 +75,28 @@ class Limits(Struct, frozen=True):
 
 
 class Welcome(Struct, frozen=True):
-    """The answer to hello. ``client_class`` is the peer's role: ``read``, ``execute`` or ``admin``."""
+    """The answer to hello. ``client_class`` is the peer's role: ``read``, ``execute`` or ``admin``.
+
+    ``table`` is the size of the decision table in bytes; its descriptor comes with this message. 0: there is none.
+    """
 
     protocol: int
     server: str
     client_class: str
     limits: Limits
+    table: int = 0
 
 
 class Ask(Struct, frozen=True, forbid_unknown_fields=True):
-    """Parameters of ``decide`` and ``policy.eval``: a task, whose arrays may be given by their shape alone."""
+    """Parameters of ``decide`` and ``policy.eval``: a task, whose arrays may be given by their shape alone.
+
+    With ``work`` it is asked about by its work alone, without parameters or arrays.
+    """
 
     workload: str
     params: dict[str, Scalar] = field(default_factory=dict)
     arrays: dict[str, ArrayRef] = field(default_factory=dict)
+    work: float | None = None
 
 
 class Run(Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,6 +138,19 @@ class Calibrate(Struct, frozen=True, forbid_unknown_fields=True):
     again: bool = False
 
 
+class MeasureTask(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``measure``: time one backend on the workload's own example of about this much work.
+
+    The same ``seed`` gives the same example everywhere. Runs are repeated while they fit into ``budget_seconds``.
+    """
+
+    workload: str
+    work: float
+    backend: str
+    seed: int = 0
+    budget_seconds: float = 0.1
+
+
 class PolicyPaths(Struct, frozen=True, forbid_unknown_fields=True):
     """Parameters of ``policy.apply``: absolute paths of files or directories; empty means the configured ones."""
 
@@ -142,6 +169,39 @@ class DecisionId(Struct, frozen=True, forbid_unknown_fields=True):
     """Parameters of ``decisions.get``."""
 
     decision_id: str
+
+
+class Locate(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``table``: the workload whose entry is wanted."""
+
+    workload: str
+
+
+class Located(Struct, frozen=True):
+    """The slot of the decision table that holds the entry, and the class that the client is of.
+
+    ``slot`` is -1 where only the daemon can answer; ``reason`` says why.
+    """
+
+    slot: int
+    client_class: str
+    reason: str = ""
+
+
+class InProcessRuns(Struct, frozen=True, forbid_unknown_fields=True):
+    """Tasks of one workload that a client ran itself: how many, how many of them failed, and ``(work, seconds)`` of some."""
+
+    workload: str
+    count: int
+    failed: int = 0
+    samples: tuple[tuple[float, float], ...] = ()
+
+
+class Report(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``report``: what a client did without the daemon since it last reported."""
+
+    decisions: int = 0
+    runs: tuple[InProcessRuns, ...] = ()
 
 
 class Nothing(Struct, frozen=True, forbid_unknown_fields=True):

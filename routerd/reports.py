@@ -17,9 +17,11 @@ from routerd.flags import Flags
 from routerd.interfaces import NEEDS, Array, Parameter, Workload
 from routerd.plugins import PluginRegistry
 from routerd.policies import PolicyKeeper
+from routerd.reported import ReportedWork
 from routerd.router import Router
 from routerd.settings import Settings
 from routerd.store import Store
+from routerd.table import DecisionTable
 from routerd.worker.fleet import BackendState, Fleet, Pair
 from routerd.workloads.binding import TASK_OPTIONS
 from routerd.workloads.ml import MODEL
@@ -40,6 +42,8 @@ class Reporter:
         policies: PolicyKeeper,
         store: Store,
         traffic: Callable[[], dict[str, int]],
+        table: DecisionTable,
+        reported: ReportedWork,
     ) -> None:
         self._settings = settings
         self._flags = flags
@@ -51,6 +55,8 @@ class Reporter:
         self._policies = policies
         self._store = store
         self._traffic = traffic
+        self._table = table
+        self._reported = reported
         self._started = time.time()
         self._process = psutil.Process()
 
@@ -82,6 +88,14 @@ class Reporter:
             ],
             "calibration_pending": len(self._calibrator.pending(())),
             "decisions": self._decisions(),
+            "table": {
+                "entries": self._table.entries,
+                "compiled": self._table.compiled,
+                "compile_seconds": self._table.compile_seconds,
+                "too_large": self._table.too_large,
+                "decisions": self._reported.decisions,
+                "in_process": self._reported.runs.total(),
+            },
             "traffic": self._traffic(),
             "plugins_failed": [report.name for report in self._registry.reports if report.state == "failed"],
         }
@@ -95,6 +109,10 @@ class Reporter:
             "executed": self._router.executed,
             "failed": self._router.failed,
             "fallbacks": self._router.fallbacks,
+            "explored": self._router.explorer.explored,
+            "decided_from_table": self._reported.decisions,
+            "executed_in_process": self._reported.runs.total(),
+            "failed_in_process": self._reported.failed,
             **{f"decisions_{name}": count for name, count in self._decisions().items()},
             **self._traffic(),
         }
@@ -194,6 +212,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "error": pair.error,
         "cold_seconds": pair.model.cold_seconds,
         "executions": pair.used,
+        "points": [msgspec.to_builtins(point) for point in pair.model.points],
     }
 
 

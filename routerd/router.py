@@ -10,11 +10,12 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from routerd.errors import (
     ExecutionError,
+    InvalidParameter,
     OutOfMemory,
     Overloaded,
     RouterdError,
@@ -30,26 +31,32 @@ from routerd.logs import decision_scope, get_logger
 from routerd.planner import GPU_KINDS, ActivePolicy, Planner
 from routerd.protocol import Ask, SegmentInfo
 from routerd.releases import Releases
+from routerd.routing.exploration import Explorer, tried_elsewhere
 from routerd.session import InputSegment, Session
 from routerd.store import DecisionRecord, Store
 from routerd.types import Candidate, Decision, Placed, Result, Task, Timing
 from routerd.worker import messages
 from routerd.worker.fleet import BackendState, Fleet
 from routerd.worker.supervisor import FOREGROUND, Answer
-from routerd.workloads.binding import bind
+from routerd.workloads.binding import bind, bind_work, has_own_options
 from routerd.workloads.ml import MODEL
 
 _log = get_logger("router")
 
 
 class Plan(NamedTuple):
-    """A decision with everything that led to it."""
+    """A decision with everything that led to it.
+
+    ``literal``: the rule names its backends rather than an objective. ``best`` is what the rules put first, wherever the task
+    is sent to.
+    """
 
     task: Task
     decision: Decision
     ranking: tuple[Candidate, ...]
     facts: Mapping[str, Any]
-    cacheable: bool
+    literal: bool
+    best: Candidate
 
 
 class Completed(NamedTuple):
@@ -61,7 +68,11 @@ class Completed(NamedTuple):
 
 
 class Router:
-    """Decides and executes for all clients. ``epoch`` grows whenever a decision could come out differently."""
+    """Decides and executes for all clients.
+
+    ``epoch`` grows whenever a decision of idle workers could come out differently; ``on_change`` hears of the workload that
+    it is about (``None``: any) and whether it is minor; ``on_drift`` hears that executions differ from calibration.
+    """
 
     def __init__(
         self,
@@ -71,16 +82,20 @@ class Router:
         facts: FactSource,
         active: ActivePolicy,
         releases: Releases | None = None,
+        planner: Planner | None = None,
     ) -> None:
         self._fleet = fleet
         self.releases = releases or Releases(fleet)
         self._store = store
         self._flags = flags
-        self._facts = facts
+        self.facts = facts
         self._active = active
         self._ids = itertools.count(1)
         self._boot = f"{int(time.time()) & 0xFFFFFFFF:08x}"
-        self._planner = Planner(fleet, flags)
+        self.planner = planner or Planner(fleet, flags)
+        self.explorer = Explorer(active.policy.exploration.budget)
+        self.on_drift: Callable[[], None] = lambda: None
+        self.on_change: Callable[[str | None, bool], None] = lambda _workload, _minor: None
         self.epoch = 0
         self.decided = 0
         self.executed = 0
@@ -94,15 +109,23 @@ class Router:
     def activate(self, active: ActivePolicy) -> None:
         """Put a policy in force, whole, between two requests."""
         self._active = active
-        self.epoch += 1
+        self.explorer.budget = active.policy.exploration.budget
+        self.changed()
 
-    def changed(self) -> None:
-        """Something outside (a backend, a proof, a model) moved: decisions may come out differently."""
+    def changed(self, workload: str | None = None, *, minor: bool = False) -> None:
+        """Decisions about this workload, or any, may come out differently. ``minor``: only the figures have moved a little."""
+        self.planner.forget(workload)
         self.epoch += 1
+        self.on_change(workload, minor)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no worker has work, so that nothing would wait."""
+        return not self._fleet.busy
 
     def ambient(self) -> Mapping[str, Any]:
         """The facts of time, hardware and flags that the policy in force uses; the same object while they stay."""
-        return self._facts.ambient(self._active.compiled.facts_used)
+        return self.facts.ambient(self._active.compiled.facts_used)
 
     def next_id(self) -> str:
         """A decision id: 20 hex digits that sort by time."""
@@ -125,8 +148,13 @@ class Router:
         workload = self.workload(ask.workload)
         if workload.name == MODEL:
             workload = self.releases.resolve(ask.params)
-        task = bind(workload, ask.params, ask.arrays, need_content=need_content)
-        return task, self._facts.gather(task, workload, session, self._active.compiled.facts_used)
+        if ask.work is not None:
+            if need_content or ask.arrays or (ask.params and workload.model is None):
+                raise InvalidParameter("work stands for the whole task: give it alone, and only to decide")
+            task = bind_work(workload, ask.work)
+        else:
+            task = bind(workload, ask.params, ask.arrays, need_content=need_content)
+        return task, self.facts.gather(task, workload, session, self._active.compiled.facts_used)
 
     # -- decide ---------------------------------------------------------------------------------------------------
 
@@ -135,19 +163,31 @@ class Router:
         task, facts = self.question(ask, session, need_content=need_content)
         self._fleet.want(task.workload)
         verdict = self._active.compiled.verdict(facts)
-        decision, ranking = self._planner.decide(task, verdict, self._active, self.next_id())
+        by_client = session.in_process and not need_content
+        in_process = by_client and not has_own_options(self.workload(task.workload), task)
+        decision, ranking = self.planner.decide(task, verdict, self._active, self.next_id(), in_process=in_process)
         self.decided += 1
-        cacheable = all(candidate.queue_seconds == 0.0 for candidate in ranking)
-        return Plan(task, decision, ranking, facts, cacheable)
+        return Plan(task, decision, ranking, facts, literal=bool(verdict.prefer), best=ranking[0])
 
     # -- run ------------------------------------------------------------------------------------------------------
 
     async def run(self, ask: Ask, session: Session) -> Completed:
         """Decide and execute. Falls back within the policy's constraints when a backend fails for a reason it lists."""
         started = time.perf_counter()
-        plan = self.plan(ask, session, need_content=True)
+        plan = self._explored(self.plan(ask, session, need_content=True))
         with self.releases.using(plan.task.workload):
             return await self._run(plan, session, started)
+
+    def _explored(self, plan: Plan) -> Plan:
+        """The plan itself, or one that tries another backend, within the policy's exploration budget."""
+        if plan.literal:
+            return plan
+        task = plan.task
+        tried = self.explorer.pick(task.workload, plan.ranking, task.deadline_seconds)
+        if tried is None:
+            return plan
+        decision, ranking = tried_elsewhere(plan.decision, plan.ranking, tried)
+        return plan._replace(decision=decision, ranking=ranking)
 
     async def _run(self, plan: Plan, session: Session, started: float) -> Completed:
         segments = session.inputs_of(plan.task.arrays)
@@ -219,7 +259,6 @@ class Router:
             )
             return message, [segment.descriptor for segment in fresh]
 
-        self.epoch += 1
         asked = worker.ask(make, seconds=candidate.service_seconds, priority=FOREGROUND - task.priority)
         if task.deadline_seconds is None:
             return await asked
@@ -245,9 +284,8 @@ class Router:
         service = outcome.transfer_seconds + outcome.kernel_seconds
         pair = backend.pairs[plan.task.workload]
         pair.used += 1
-        pair.model.observe(plan.task.work, service)
-        self._planner.learn_overhead(backend.worker.name, answer.total_seconds - answer.queue_seconds - service)
-        self.epoch += 1
+        way = answer.total_seconds - answer.queue_seconds - service
+        asyncio.get_running_loop().call_soon(self._learn, plan, backend, service, way)  # the reply goes first
         session.adopt(outcome.created, backend.worker.incarnation)
         decision = plan.decision
         result = Result(
@@ -273,6 +311,27 @@ class Router:
                 total_seconds=result.timing.total_seconds,
             )
         return Completed(result, outcome.created, answer.descriptors)
+
+    def _learn(self, plan: Plan, backend: BackendState, service: float, way: float) -> None:
+        """Correct the models by what an execution took. A pair's first task since a start tells of cold cost, not of steady."""
+        workload = plan.task.workload
+        pair = backend.pairs.get(workload)
+        if pair is None:  # the model went meanwhile
+            return
+        ran = next(one for one in plan.ranking if one.backend == backend.spec.name)
+        if ran.cold_seconds:
+            pair.warm_in = backend.worker.incarnation
+            self.changed(workload)
+            return
+        if ran.backend == plan.decision.backend:  # not after a fallback
+            self.explorer.account(workload, plan.best, ran, ran.queue_seconds + service + way)
+        if self.planner.learn_overhead(backend.worker.name, way):
+            self.changed(minor=True)
+        known = pair.model.drifted
+        if pair.model.observe(plan.task.work, service):
+            self.changed(workload, minor=True)
+        if pair.model.drifted and not known:  # by then predictions have long followed and move no more
+            self.on_drift()
 
     def _admit(self, plan: Plan, session: Session) -> None:
         admission = self._active.policy.admission

@@ -33,14 +33,17 @@ from routerd.protocol import (
     Limits,
     Reply,
     Request,
+    SegmentInfo,
     Welcome,
     decode_error,
     encode,
     encode_frame,
     failure,
 )
+from routerd.routing.slots import SIZE
 from routerd.session import Session
 from routerd.settings import Settings
+from routerd.table import DecisionTable
 
 _log = get_logger("server")
 
@@ -58,6 +61,7 @@ class Server:
     def __init__(self, settings: Settings, on_leave: Callable[[Session], None]) -> None:
         self._settings = settings
         self._methods: Mapping[str, Method] = {}
+        self._table: DecisionTable | None = None
         self._on_leave = on_leave
         self._listener: socket.socket | None = None
         self._clients: dict[Connection, Session | None] = {}
@@ -96,9 +100,10 @@ class Server:
             "refused": self.refused,
         }
 
-    def listen(self, methods: Mapping[str, Method]) -> None:
-        """Bind and start serving ``methods``. The instance must have been claimed."""
+    def listen(self, methods: Mapping[str, Method], table: DecisionTable) -> None:
+        """Bind and start serving ``methods`` and ``table``. The instance must have been claimed."""
         self._methods = methods
+        self._table = table
         path = Path(self._settings.socket)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
         mask = os.umask(0o777 & ~self._settings.socket_mode)
@@ -226,11 +231,32 @@ class Server:
             )
         credentials = peer_of(peer)
         role = role_of(credentials, os.getuid(), self._settings)
-        session = Session(hello.client[:64], credentials.uid, credentials.gid, credentials.pid, role, self.limits)
+        session = Session(
+            hello.client[:64],
+            credentials.uid,
+            credentials.gid,
+            credentials.pid,
+            role,
+            self.limits,
+            in_process=hello.in_process and self._settings.decision_table and role != "read",
+        )
         self._clients[connection] = session
         _log.debug("client joined", client=session.name, number=session.number, uid=session.uid, role=role)
-        welcome = Welcome(max(common), __version__, role, self.limits)
-        connection.send(encode_frame(Reply(request.id, msgspec.Raw(encode(welcome)))))
+        segments, descriptors = self._table_for(hello)
+        size = sum(info.size for info in segments)
+        welcome = Welcome(max(common), __version__, role, self.limits, size)
+        reply = Reply(request.id, msgspec.Raw(encode(welcome)), segments=segments)
+        connection.send(encode_frame(reply), descriptors)
+
+    def _table_for(self, hello: Hello) -> tuple[tuple[SegmentInfo, ...], list[int]]:
+        """The decision table for a client that wants it. Without descriptors to spare it does without: it can ask."""
+        if not (hello.table and self._settings.decision_table) or self._table is None:
+            return (), []
+        try:
+            return (SegmentInfo(0, SIZE),), [self._table.descriptor()]
+        except OSError as error:
+            _log.warning("no decision table for a client", reason=error.strerror)
+            return (), []
 
     def _dispatch(self, connection: Connection, session: Session, request: Request) -> None:
         method = self._methods.get(request.method)

@@ -43,13 +43,24 @@ class InputSegment:
 
 
 class Session:
-    """One client connection. Segments die with it."""
+    """One client connection. Segments die with it. ``in_process``: the client can run tiny work itself."""
 
-    def __init__(self, name: str, uid: int, gid: int, pid: int | None, role: Role, limits: Limits) -> None:
+    def __init__(
+        self,
+        name: str,
+        uid: int,
+        gid: int,
+        pid: int | None,
+        role: Role,
+        limits: Limits,
+        *,
+        in_process: bool = False,
+    ) -> None:
         self.number = next(_client_numbers)
         self.name, self.uid, self.gid, self.pid, self.role = name, uid, gid, pid, role
         self.limits = limits
-        self.identity = (name, uid, gid)
+        self.in_process = in_process
+        self.identity = (name, uid, gid, in_process)
         self.tasks: set[asyncio.Task[None]] = set()
         self._inputs: dict[int, InputSegment] = {}
         self._outputs: dict[int, tuple[int, int]] = {}

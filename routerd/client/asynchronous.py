@@ -18,10 +18,12 @@ from msgspec import Raw
 from routerd.client import core
 from routerd.client.arrays import Segments, whole_pages
 from routerd.client.result import TaskResult
-from routerd.errors import DaemonUnreachable, RouterdError
+from routerd.client.shortcut import Shortcut
+from routerd.client.table import View
+from routerd.errors import DaemonUnreachable, InvalidParameter, RouterdError
 from routerd.memory import receive
 from routerd.outbox import Outbox, close_all
-from routerd.protocol import Alloc, Nothing, Reply, Run
+from routerd.protocol import Alloc, Ask, Locate, Nothing, Reply, Run
 from routerd.types import ArrayRef, Decision
 
 
@@ -39,6 +41,7 @@ class AsyncRouter:
         self._ids = itertools.count(1)
         self._open = True
         self._segments = Segments(0)
+        self._shortcut: Shortcut | None = None
         self._loop.add_reader(connection, self._readable)
 
     async def __aenter__(self) -> AsyncRouter:
@@ -49,10 +52,12 @@ class AsyncRouter:
     ) -> None:
         await self.close()
 
-    async def greet(self, name: str) -> None:
+    async def greet(self, name: str, *, table: bool) -> None:
         """Exchange hello. Raises what the daemon refuses with."""
-        reply, _descriptors = await self._send(0, core.hello_frame(name))
+        reply, descriptors = await self._send(0, core.hello_frame(name, table=table))
         self.welcome = core.welcome_decoder.decode(core.result_of(reply))
+        reader = core.map_table(reply, descriptors, self.welcome)
+        self._shortcut = None if reader is None else Shortcut(reader)
         self._segments = Segments(self.welcome.limits.inline_array_bytes)
         self._turns = asyncio.Semaphore(self.welcome.limits.max_in_flight)
 
@@ -63,14 +68,33 @@ class AsyncRouter:
 
     async def close(self) -> None:
         """Disconnect. Requests in flight fail; arrays stay readable."""
+        if self._shortcut is not None:
+            self._report(self._shortcut)
         self._fail("closed by this client")
 
     async def decide(self, workload: str, **arguments: Any) -> Decision:
         """See :meth:`routerd.client.Router.decide`."""
+        if self._shortcut is not None:
+            question = self._shortcut.table.question(workload, arguments)
+            if question is not None:
+                view = self._shortcut.table.view(workload)
+                await self._locate(view)
+                decision = view.by_question(question)
+                if decision is not None:
+                    return decision
         return core.decision_decoder.decode(await self._call("decide", core.ask_of(workload, arguments)))
 
     async def run(self, workload: str, **arguments: Any) -> TaskResult:
         """See :meth:`routerd.client.Router.run`. Input arrays must not change until the result is there."""
+        if self._shortcut is not None:
+            view = self._shortcut.local.view(workload, arguments)
+            if view is not None:
+                await self._locate(view)
+                local = self._shortcut.local.run(view, arguments)
+                if local is not None:
+                    if self._shortcut.is_due:
+                        self._report(self._shortcut)
+                    return local
         params, arrays = core.split_arguments(workload, arguments)
         staged: list[int] = []
         try:
@@ -89,6 +113,24 @@ class AsyncRouter:
             waiting.add_done_callback(self._abandon)
             raise
         return self._finish(reply, descriptors)
+
+    def decider(self, workload: str) -> Callable[..., Awaitable[Decision]]:
+        """A coroutine function for hot loops: ``await decide(work)``. See :meth:`routerd.client.Router.decider`."""
+        view = None if self._shortcut is None else self._shortcut.table.view(workload)
+
+        async def decide(work: float | None = None, /, **parameters: Any) -> Decision:
+            if work is None:
+                return await self.decide(workload, **parameters)
+            if parameters:
+                raise InvalidParameter("give the work, or the task's parameters, not both", parameter="work")
+            if view is not None:
+                await self._locate(view)
+                decision = view.by_work(work)
+                if decision is not None:
+                    return decision
+            return core.decision_decoder.decode(await self._call("decide", Ask(workload, work=work)))
+
+        return decide
 
     async def empty(self, shape: int | tuple[int, ...], dtype: Any = "float64") -> np.ndarray[Any, Any]:
         """See :meth:`routerd.client.Router.empty`."""
@@ -111,6 +153,17 @@ class AsyncRouter:
     async def call(self, method: str, params: Any = None) -> Any:
         """See :meth:`routerd.client.Router.call`."""
         return msgspec.msgpack.decode(await self._call(method, Nothing() if params is None else params))
+
+    async def _locate(self, view: View) -> None:
+        if view.wants_place():
+            view.place(core.located_decoder.decode(await self._call("table", Locate(view.workload))))
+
+    def _report(self, shortcut: Shortcut) -> None:
+        """Tell the daemon what was done without it. Nobody waits for the answer: it is a count, no promise."""
+        report = shortcut.take_report() if self._open else None
+        if report is not None:
+            number = next(self._ids)
+            self._send(number, self._frame(number, "report", report))
 
     def _finish(self, reply: Reply, descriptors: list[int]) -> TaskResult:
         core.adopt(reply, descriptors, self._segments, output=True)
@@ -206,6 +259,8 @@ class AsyncRouter:
         if not self._open:
             return
         self._open = False
+        if self._shortcut is not None:
+            self._shortcut.close()
         self._loop.remove_reader(self._socket)
         self._outbox.close()
         self._replies.close()
@@ -218,17 +273,21 @@ class AsyncRouter:
 
 
 def connect(
-    path: str | Path | None = None, *, name: str | None = None, timeout: float = core.CONNECT_SECONDS
+    path: str | Path | None = None,
+    *,
+    name: str | None = None,
+    timeout: float = core.CONNECT_SECONDS,
+    table: bool = True,
 ) -> Connecting:
     """The asyncio twin of :func:`routerd.connect`: ``async with connect() as router``, or ``router = await connect()``."""
-    return Connecting(core.socket_path(path), core.client_name(name), timeout)
+    return Connecting(core.socket_path(path), core.client_name(name), timeout, table=table)
 
 
 class Connecting(Awaitable[AsyncRouter]):
     """A connection to be made: await it for the router, or enter it and have the router closed at the end."""
 
-    def __init__(self, path: Path, name: str, timeout: float) -> None:
-        self._path, self._name, self._timeout = path, name, timeout
+    def __init__(self, path: Path, name: str, timeout: float, *, table: bool) -> None:
+        self._path, self._name, self._timeout, self._table = path, name, timeout, table
 
     def __await__(self) -> Generator[Any, None, AsyncRouter]:
         return self._connect().__await__()
@@ -245,7 +304,7 @@ class Connecting(Awaitable[AsyncRouter]):
     async def _connect(self) -> AsyncRouter:
         router = AsyncRouter(self._path, await _open(self._path, self._timeout))
         try:
-            await router.greet(self._name)
+            await router.greet(self._name, table=self._table)
         except BaseException:
             await router.close()
             raise

@@ -14,8 +14,10 @@ import msgspec
 import numpy as np
 from msgspec import Raw
 
+from routerd import __version__
 from routerd.client.arrays import Segments
 from routerd.errors import DaemonUnreachable, InvalidArray, InvalidParameter, LimitExceeded, RouterdError, from_wire
+from routerd.memory import map_segment
 from routerd.outbox import close_all
 from routerd.paths import check_socket_path, default_socket_path
 from routerd.protocol import (
@@ -23,6 +25,7 @@ from routerd.protocol import (
     Ask,
     FrameBuffer,
     Hello,
+    Located,
     Reply,
     Request,
     SegmentInfo,
@@ -30,6 +33,7 @@ from routerd.protocol import (
     encode,
     encode_frame,
 )
+from routerd.routing.slots import SlotReader
 from routerd.types import ITEM_BYTES, ArrayRef, Decision, Result, Scalar
 
 #: A daemon may be starting (a service manager starts both at once): wait this long for it before giving up.
@@ -44,6 +48,7 @@ decision_decoder = msgspec.msgpack.Decoder(Decision)
 result_decoder = msgspec.msgpack.Decoder(Result)
 segment_decoder = msgspec.msgpack.Decoder(SegmentInfo)
 welcome_decoder = msgspec.msgpack.Decoder(Welcome)
+located_decoder = msgspec.msgpack.Decoder(Located)
 
 
 def socket_path(path: str | Path | None) -> Path:
@@ -71,9 +76,19 @@ def client_name(name: str | None) -> str:
     return name or Path(sys.argv[0] or "python").name or "python"
 
 
-def hello_frame(name: str) -> bytes:
-    """The first message of a connection."""
-    return request_frame(0, "hello", Hello(PROTOCOL_VERSIONS, name), None)
+def hello_frame(name: str, *, table: bool) -> bytes:
+    """The first message of a connection. With ``table`` the client wants the decision table and can run tiny work itself."""
+    return request_frame(0, "hello", Hello(PROTOCOL_VERSIONS, name, table, table), None)
+
+
+def map_table(reply: Reply, descriptors: list[int], welcome: Welcome) -> SlotReader | None:
+    """The decision table that came with the answer to hello; ``None`` if none did, or it is for another version."""
+    try:
+        if not welcome.table or not descriptors or welcome.server != __version__:
+            return None
+        return SlotReader(map_segment(descriptors[0], reply.segments[0].size, writable=False))
+    finally:
+        close_all(descriptors)
 
 
 def request_frame(request_id: int, method: str, params: Any, limit: int | None) -> bytes:

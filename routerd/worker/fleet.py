@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
@@ -32,7 +33,8 @@ class Knowledge(Struct, frozen=True):
 class Pair:
     """One backend on one workload: unsupported, unproved, proved or quarantined; and what it costs.
 
-    ``absent`` is why a model that is known of the pair is not in its worker now.
+    ``absent`` is why a model that is known of the pair is not in its worker now; ``warm_in`` is the incarnation of the
+    worker in which it has run, so that its next task does not pay for a first one.
     """
 
     def __init__(self, workload: str, unsupported: str | None) -> None:
@@ -43,6 +45,7 @@ class Pair:
         self.quarantine: str | None = None
         self.model = CostModel()
         self.used = 0
+        self.warm_in = 0
 
     def objection(self) -> str | None:
         """Why the pair may not take a task of any tolerance, or ``None``."""
@@ -66,15 +69,20 @@ class Pair:
 class BackendState:
     """One backend, as it stands now. ``reason`` explains every state but ``ready``."""
 
-    def __init__(self, spec: BackendSpec, worker: Worker) -> None:
+    def __init__(self, spec: BackendSpec, worker: Worker, worker_number: int) -> None:
         self.spec = spec
         self.worker = worker
+        self.worker_number = worker_number
         self.state: State = "starting"
         self.reason = "loading in its worker"
         self.device: Device | None = None
         self.load_seconds: float | None = None
         self.failed_loads = 0
         self.pairs: dict[str, Pair] = {}
+
+    def cold_seconds(self, pair: Pair) -> float:
+        """What the pair's next task costs on top of its service: preparation, where it has not run since the start."""
+        return 0.0 if pair.warm_in == self.worker.incarnation else pair.model.cold_seconds or 0.0
 
     def objection(self, workload: str) -> str | None:
         """Why it may not take this workload now, or ``None``."""
@@ -85,7 +93,11 @@ class BackendState:
 
 
 class Fleet:
-    """All workers and backends. The contract's worker comes first, alone: the others' imports would slow it down."""
+    """All workers and backends. The contract's worker comes first, alone: the others' imports would slow it down.
+
+    ``busy`` has the bit of every worker (by its number) that has work; ``on_busy`` hears of every change of it,
+    ``on_want`` that a workload is used for the first time.
+    """
 
     def __init__(
         self,
@@ -97,22 +109,33 @@ class Fleet:
         self.backends: dict[str, BackendState] = {}
         self.workers: list[Worker] = []
         self.wanted: set[str] = set()
+        self.busy = 0
+        self.on_busy: Callable[[int], None] = lambda _mask: None
+        self.on_want: Callable[[], None] = lambda: None
         self._moved = asyncio.Event()
         self._on_change: Callable[[BackendState | None], None] = lambda _backend: None
         groups: dict[tuple[str, str], list[BackendSpec]] = {}
         for spec in specs:
             groups.setdefault((spec.device_kind, spec.group), []).append(spec)
         for (kind, group), members in groups.items():
-            worker = Worker(f"{kind}/{group}", members, settings, self._loaded, self._down)
+            number = len(self.workers)
+            on_busy = partial(self._worker_busy, 1 << number)
+            worker = Worker(f"{kind}/{group}", members, settings, self._loaded, self._down, on_busy)
             self.workers.append(worker)
             for spec in members:
-                self.backends[spec.name] = BackendState(spec, worker)
+                self.backends[spec.name] = BackendState(spec, worker, number)
+
+    def queues(self) -> dict[int, float]:
+        """Predicted seconds that new work waits, by the number of each worker that has any."""
+        if not self.busy:
+            return {}
+        return {number: worker.queue_seconds() for number, worker in enumerate(self.workers) if not worker.idle}
 
     def want(self, workload: str) -> None:
         """Somebody uses this workload: its pairs are proved and timed first."""
         if workload not in self.wanted:
             self.wanted.add(workload)
-            self._on_change(None)
+            self.on_want()
 
     def add_workload(self, workload: Workload) -> None:
         """A model was loaded: it can be asked for from now on, and it is there to be used."""
@@ -184,6 +207,10 @@ class Fleet:
             if known:
                 worker.known_segments -= known
                 worker.tell(messages.Forget(segments=tuple(known)))
+
+    def _worker_busy(self, bit: int, busy: bool) -> None:
+        self.busy = self.busy | bit if busy else self.busy & ~bit
+        self.on_busy(self.busy)
 
     def _loaded(self, spec: BackendSpec, outcome: messages.Loaded | messages.Failed) -> None:
         backend = self.backends[spec.name]

@@ -26,8 +26,6 @@ from routerd.worker.segments import NOBODY, InputSegments, OutputSegment, Output
 from routerd.workloads.binding import dims_of, output_shape
 from routerd.workloads.content import check_content, first_not_finite, relative_error
 
-_PROOF_SEED = 20_260_101
-
 HostArrays = Mapping[str, "np.ndarray[Any, Any]"]
 
 _dtype_name = cache(str)  # NumPy puts the name together anew every time
@@ -107,7 +105,7 @@ class Host:
         backend, workload = self._backends[job.backend], self._workload(job.workload)
         worst, cold_seconds, reference = 0.0, 0.0, contract_namespace(workload)
         for number, work in enumerate(job.works):
-            example = workload.example(work, np.random.default_rng(_PROOF_SEED + number))
+            example = workload.example(work, np.random.default_rng(messages.PROOF_SEED + number))
             for variant in workload.variants:
                 params = _with_defaults(workload, {**example.params, **variant})
                 contract = execute_kernel(reference, workload, params, example.arrays).outputs
@@ -120,7 +118,7 @@ class Host:
 
     def _measure(self, job: messages.Measure) -> messages.Measured:
         workload = self._workload(job.workload)
-        example = workload.example(job.work, np.random.default_rng(_PROOF_SEED))
+        example = workload.example(job.work, np.random.default_rng(job.seed))
         params = _with_defaults(workload, example.params)
         dims = dims_of(workload, {name: array.shape for name, array in example.arrays.items()})
         seconds: list[float] = []

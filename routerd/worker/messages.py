@@ -11,6 +11,7 @@ from routerd.protocol import Failure, SegmentInfo
 from routerd.types import ArrayRef, Device, Scalar
 
 MEASURE_CALLS = 8  #: most calls of one :class:`Measure`, the first of which only warms up
+PROOF_SEED = 20_260_101  #: of the examples that proofs and calibrations run on
 
 
 class Load(Struct, frozen=True, tag=True):
@@ -32,13 +33,14 @@ class Prove(Struct, frozen=True, tag=True):
 
 
 class Measure(Struct, frozen=True, tag=True):
-    """Time a backend on an example of this much work, several times within ``budget_seconds``."""
+    """Time a backend on the example of this much work that ``seed`` gives, several times within ``budget_seconds``."""
 
     id: int
     backend: str
     workload: str
     work: float
     budget_seconds: float
+    seed: int = PROOF_SEED
 
 
 class Execute(Struct, frozen=True, tag=True):

@@ -75,7 +75,7 @@ class Worker:
     """A supervised worker process for the backends of one ``(device kind, group)``.
 
     ``on_loaded(spec, outcome)`` is called for each backend after every (re)start, with ``Loaded`` or ``Failed``;
-    ``on_down(reason)`` when the process ends.
+    ``on_down(reason)`` when the process ends; ``on_busy(busy)`` when it gets work while idle and when it is idle again.
     """
 
     _incarnations = 0
@@ -87,6 +87,7 @@ class Worker:
         settings: WorkerSettings,
         on_loaded: Callable[[BackendSpec, messages.Loaded | messages.Failed], None],
         on_down: Callable[[Worker, str], None],
+        on_busy: Callable[[bool], None] = lambda _busy: None,
     ) -> None:
         self.name = name
         self.specs = tuple(specs)
@@ -97,6 +98,8 @@ class Worker:
         self._settings = settings
         self._on_loaded = on_loaded
         self._on_down = on_down
+        self._on_busy = on_busy
+        self._busy = False
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._channel: Channel | None = None
@@ -272,6 +275,13 @@ class Worker:
                 self._channel.send(message, descriptors)
             except OSError as error:  # out of descriptors: this task fails, the next may find some
                 self._refuse(number, message, error)
+        self._note_busy()
+
+    def _note_busy(self) -> None:
+        busy = not self.idle
+        if busy is not self._busy:
+            self._busy = busy
+            self._on_busy(busy)
 
     def _refuse(self, number: int, message: messages.Job, error: OSError) -> None:
         job = self._running.pop(number)
@@ -361,6 +371,7 @@ class Worker:
             if not job.future.done():
                 job.future.set_exception(make())
                 job.future.exception()  # mark as seen: a load job has nobody who waits for it
+        self._note_busy()
 
 
 def _exit_words(name: str, code: int) -> str:

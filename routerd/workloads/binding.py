@@ -83,6 +83,18 @@ def bind(
     )
 
 
+def bind_work(workload: Workload, work: float) -> Task:
+    """A task of which only the work is known: enough to decide about, not to run. Raises ``InvalidParameter``."""
+    if not 0.0 < work < math.inf:
+        raise InvalidParameter(f"{workload.name}: work must be a finite number above 0, got {work!r}", parameter="work")
+    return Task(workload.name, {}, {}, {}, float(work), 0, workload.tolerance)
+
+
+def has_own_options(workload: Workload, task: Task) -> bool:
+    """Whether the task asks for more than is usual: such tasks are decided about and run by the daemon alone."""
+    return bool(task.deadline_seconds is not None or task.priority or task.tolerance != workload.tolerance)
+
+
 def dims_of(workload: Workload, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The named dimensions of inputs that were bound before, from their shapes alone; nothing is checked."""
     return {

@@ -21,7 +21,7 @@ OPTION = (
 )
 DECISION_FIELDS = {
     "decision_id", "workload", "work", "primary_hardware", "backend", "confidence", "estimated_gain",
-    "predicted_seconds", "reasoning", "fallbacks", "rejected", "rule", "policy_digest", "generation",
+    "predicted_seconds", "reasoning", "fallbacks", "rejected", "rule", "policy_digest", "generation", "in_time",
 }  # fmt: skip
 ROUTERCTL = [sys.executable, "-c", "from routerd.cli import main; main()"]
 

@@ -14,9 +14,16 @@ from routerd.types import Decision
 
 FIELDS = {
     "decision_id", "workload", "work", "primary_hardware", "backend", "confidence", "estimated_gain",
-    "predicted_seconds", "reasoning", "fallbacks", "rejected", "rule", "policy_digest", "generation",
+    "predicted_seconds", "reasoning", "fallbacks", "rejected", "rule", "policy_digest", "generation", "in_time",
 }  # fmt: skip
 GEMM = {"m": 500, "k": 500, "n": 500}
+
+
+@pytest.fixture
+def router(daemon):
+    """A client that asks the daemon about everything; test_table.py has those that read its table."""
+    with daemon.connect(name="test", table=False) as connection:
+        yield connection
 
 
 def error_of(router, backend, workload):
@@ -125,14 +132,16 @@ class TestTolerance:
         assert words in reasons["cpu.torch_bf16"]
 
 
-@pytest.mark.parametrize("tolerance", [0.0, 1e-5])
-@pytest.mark.parametrize("side", [4, 64, 400])
-def test_run_goes_where_decide_says(router, side, tolerance):
+@pytest.mark.parametrize("options", [{}, {"tolerance": 0.0}, {"priority": 1}, {"deadline_ms": 60_000.0}])
+@pytest.mark.parametrize("side", [16, 64, 120, 400])
+@pytest.mark.parametrize("table", [False, True])
+def test_run_goes_where_decide_says(daemon, side, options, table):
     """Unless it was a close call, which the learning from one run may turn."""
     a = np.ones((side, side))
-    router.run("linalg.gemm", a=a, b=a, tolerance=tolerance)
-    decision = router.decide("linalg.gemm", a=a, b=a, tolerance=tolerance)
-    result = router.run("linalg.gemm", a=a, b=a, tolerance=tolerance)
+    with daemon.connect(name="test", table=table) as router:
+        router.run("linalg.gemm", a=a, b=a, **options)
+        decision = router.decide("linalg.gemm", a=a, b=a, **options)
+        result = router.run("linalg.gemm", a=a, b=a, **options)
     assert result.ran_on.backend == result.decision.backend
     if decision.confidence > 0.9:
         assert result.ran_on.backend == decision.backend

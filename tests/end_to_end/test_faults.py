@@ -168,7 +168,7 @@ class TestProof:
         "null.absent": {"fail": "unavailable"},
         "null.picky": {"fail": "unsupported"},
         "null.raises": {"fail": "raise"},
-        "null.late": {"fail": "raise", "fail_after": 70},
+        "null.late": {"fail": "raise", "fail_after": 200},
     }
 
     def test_what_lies_or_fails_is_never_chosen_and_says_why(self, moody_daemon, tmp_path):
@@ -218,8 +218,16 @@ class TestProof:
             "apiVersion: routerd/v1\nkind: Policy\nmetadata: {name: late}\nrules: [{id: late, prefer: [null.late]}]\n"
         )
         router.call("policy.apply", {"paths": [str(policy)]})
-        results = [router.run("linalg.gemm", a=asking(float(number)), **GEMM) for number in range(80)]
-        assert [result["c"][0, 0] for result in results] == [number + 1.0 for number in range(80)]
+
+        def run(numbers):
+            return [router.run("linalg.gemm", a=asking(float(number)), **GEMM) for number in numbers]
+
+        results = run(range(40))
+        router.call(
+            "calibrate", {"workloads": ["linalg.gemm"]}
+        )  # so tiny a task may differ from the examples: timed again
+        results += run(range(40, 240))
+        assert [result["c"][0, 0] for result in results] == [number + 1.0 for number in range(240)]
         assert {result.planned.backend for result in results} == {"null.late"}
         moved = [result for result in results if result.fallback_reason is not None]
         assert moved

@@ -216,19 +216,28 @@ class TestKilled:
 
 
 class TestRemembering:
-    def test_calibration_and_decisions_survive_a_restart(self, private_daemon, option):
+    @staticmethod
+    def known(router):
+        """Proofs and timings, by backend."""
+        (workload,) = router.call("workloads", {"name": MONTE_CARLO})
+        return {name: (pair["state"], pair["error"], pair["points"]) for name, pair in workload["backends"].items()}
+
+    def test_calibration_and_decisions_survive_a_restart(self, private_daemon, option, until):
         process = private_daemon(torch=True).start()
         process.wait_ready("cpu.torch")
-        with process.connect() as router:
+        with process.connect(table=False) as router:
             router.call("calibrate", {"workloads": [MONTE_CARLO]})
+            known = self.known(router)
             first = router.decide(MONTE_CARLO, **option)
             assert "not yet timed" not in first.reasoning
         assert process.stop() == 0
         process.start().wait_ready("cpu.torch", "cpu.torch_bf16")
-        with process.connect() as router:
+        with process.connect(table=False) as router:
             second = router.decide(MONTE_CARLO, **option)
-            pending = router.call("calibrate.pending", {"workloads": [MONTE_CARLO]})
-            assert pending == {"starting": [], "pairs": []}
+            assert self.known(router) == known
+            asked = {"workloads": [MONTE_CARLO]}
+            until(lambda: router.call("calibrate.pending", asked) == {"starting": [], "pairs": []})  # warmed up again
+            assert self.known(router) == known  # and neither proved nor timed
             assert "not yet timed" not in second.reasoning
             assert second.predicted_seconds == pytest.approx(first.predicted_seconds, rel=0.5)
             assert second.decision_id > first.decision_id
@@ -244,7 +253,7 @@ class TestRemembering:
         process.state.mkdir()
         (process.state / "routerd.sqlite3").write_bytes(os.urandom(20_000))
         process.start()
-        with process.connect() as router:
+        with process.connect(table=False) as router:
             decision = router.decide(MONTE_CARLO, **option)
             assert router.call("decisions.get", {"decision_id": decision.decision_id})["workload"] == MONTE_CARLO
         assert [path.name for path in process.state.glob("*.corrupt-*")]
@@ -252,7 +261,7 @@ class TestRemembering:
 
     def test_one_that_is_damaged_while_running_does_not_stop_the_service(self, private_daemon, option):
         process = private_daemon().start()
-        with process.connect() as router:
+        with process.connect(table=False) as router:
             router.decide(MONTE_CARLO, **option)
             assert len(router.call("decisions.tail")) == 1
             for path in process.state.glob("routerd.sqlite3*"):

@@ -139,15 +139,20 @@ class TestApply:
 
 
 class TestInForce:
-    def test_nothing_escapes_a_constraint(self, governed, write):
-        _process, router, _path = governed
-        path = write("constraints: [{id: nobody, deny: [cpu]}]", file="strict.yaml")
+    @pytest.mark.parametrize("table", [True, False])
+    def test_nothing_escapes_a_constraint(self, governed, write, table):
+        process, router, _path = governed
+        router.call("calibrate", {"workloads": [TASK[0]]})  # so that the table has answers
+        path = write("constraints: [{id: nobody, deny: [cpu, in_process]}]", file="strict.yaml")
         router.call("policy.apply", {"paths": [str(path)]})
-        for method in (router.decide, router.run):
-            with pytest.raises(errors.NoCandidate, match=r"no backend may run options\.monte_carlo_european") as caught:
-                method(TASK[0], **TASK[1])
-            reasons = {one["backend"]: one["reason"] for one in caught.value.detail["rejected"]}
-            assert reasons["cpu.numpy"] == "denied by constraint nobody (strict.yaml:5)"
+        with process.connect(name="governed", table=table) as client:
+            for method in (router.decide, router.run, client.decide, client.run):
+                with pytest.raises(
+                    errors.NoCandidate, match=r"no backend may run options\.monte_carlo_european"
+                ) as caught:
+                    method(TASK[0], **TASK[1])
+                reasons = {one["backend"]: one["reason"] for one in caught.value.detail["rejected"]}
+                assert reasons["cpu.numpy"] == "denied by constraint nobody (strict.yaml:5)"
 
     def test_admission_limits_are_kept(self, governed, write):
         _process, router, _path = governed
@@ -178,20 +183,22 @@ class TestInForce:
 
     @pytest.mark.parametrize(("mode", "kept"), [("none", set()), ("runs", {"run"}), ("all", {"run", "decide"})])
     def test_what_is_recorded(self, governed, write, mode, kept):
-        _process, router, _path = governed
+        process, router, _path = governed
         path = write(f"record: {{decisions: {mode}}}", file="record.yaml")
         router.call("policy.apply", {"paths": [str(path)]})
         started = time.time()
-        router.decide(TASK[0], **TASK[1])
-        router.decide(TASK[0], **TASK[1])
-        router.run(TASK[0], **TASK[1])
+        with process.connect(table=False) as asking:
+            asking.decide(TASK[0], **TASK[1])
+            asking.decide(TASK[0], **TASK[1])
+            asking.run(TASK[0], **TASK[1])
         assert {record["method"] for record in router.call("decisions.tail", {"since": started})} == kept
 
     def test_what_is_to_be_left_out_is_left_out(self, governed, write):
-        _process, router, _path = governed
+        process, router, _path = governed
         path = write("record: {redact: [client.name, client.uid, client.gid, task.params]}", file="redact.yaml")
         router.call("policy.apply", {"paths": [str(path)]})
-        decision = router.decide(TASK[0], **TASK[1])
+        with process.connect(name="governed", table=False) as asking:
+            decision = asking.decide(TASK[0], **TASK[1])
         record = router.call("decisions.get", {"decision_id": decision.decision_id})
         assert "governed" not in str(record)
         assert "strike_price" not in str(record["params"])

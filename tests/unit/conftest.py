@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from routerd.client.table import Table, View
 from routerd.costs.model import CostModel, ModelState, Point
 from routerd.facts import FactSource
 from routerd.flags import load_flags
 from routerd.interfaces import DEVICE_KINDS, BackendSpec
-from routerd.planner import ActivePolicy
+from routerd.memory import map_segment
+from routerd.outbox import close_all
+from routerd.planner import ActivePolicy, Planner
 from routerd.policy import Vocabulary, compile_policy, load_policy
-from routerd.protocol import Limits
+from routerd.protocol import Ask, Limits, Locate
 from routerd.router import Router
+from routerd.routing.entry import Entry, decode
+from routerd.routing.slots import SIZE, SlotReader
 from routerd.session import Session
 from routerd.store import Store
-from routerd.types import Device
+from routerd.table import DecisionTable
+from routerd.types import Decision, Device
 from routerd.worker import messages
 from routerd.worker.fleet import Fleet, Pair
 from routerd.worker.supervisor import Answer, WorkerSettings
 from routerd.workloads import builtin_workloads
 
 WORKLOADS = {workload.name: workload for workload in builtin_workloads()}
+SIZES = tuple(10.0**power for power in range(3, 10))
 LIMITS = Limits(
     max_frame_bytes=1 << 20,
     max_in_flight=8,
@@ -38,9 +47,9 @@ LIMITS = Limits(
 
 
 class StandIn:
-    """A worker that answers as it is told: an exception, or seconds that the kernel takes."""
+    """A worker that answers as it is told: an exception, or seconds that the kernel takes. ``idle`` is for the test to say."""
 
-    def __init__(self, name: str, specs: tuple[BackendSpec, ...]) -> None:
+    def __init__(self, name: str, specs: tuple[BackendSpec, ...], on_busy: Callable[[bool], None]) -> None:
         self.name = name
         self.specs = specs
         self.incarnation = 1
@@ -48,12 +57,18 @@ class StandIn:
         self.up = True
         self.idle = True
         self.queued = 0.0
+        self._on_busy = on_busy
         self.outcome: Exception | float = 1e-3
         self.made: list[messages.Job] = []
         self.told: list[messages.Notice] = []
 
     def queue_seconds(self) -> float:
         return self.queued
+
+    def load(self, seconds: float) -> None:
+        """From now on so many seconds of work wait here; 0: none."""
+        self.queued, self.idle = seconds, seconds == 0.0
+        self._on_busy(not self.idle)
 
     def tell(self, notice: messages.Notice) -> None:
         self.told.append(notice)
@@ -68,6 +83,34 @@ class StandIn:
         return Answer(executed, [], 0.0, self.outcome)
 
 
+class TableReader:
+    """A client of the table in this process."""
+
+    def __init__(self, table: DecisionTable, session: Session) -> None:
+        descriptor = table.descriptor()
+        self.reader = SlotReader(map_segment(descriptor, SIZE, writable=False))
+        close_all([descriptor])
+        self.table = Table(self.reader)
+        self._daemon, self._session = table, session
+
+    def view(self, workload: str) -> View:
+        """The entry, after the daemon was asked where it is."""
+        view = self.table.view(workload)
+        if not view.refresh():
+            view.place(self._daemon.locate(self._session, Locate(workload)))
+        return view
+
+    def decide(self, workload: str, arguments: dict[str, Any]) -> Decision | None:
+        """What a client does for ``decide``."""
+        return self.view(workload).by_question(self.table.question(workload, arguments))
+
+    def entry(self, workload: str) -> Entry | None:
+        """All that the table says."""
+        slot = self._daemon.locate(self._session, Locate(workload)).slot
+        found = self.reader.read(slot)
+        return None if found is None else decode(found[1])
+
+
 @pytest.fixture
 def fleet() -> Fleet:
     """``cpu.numpy`` (1 ns a unit of work), ``metal.mlx`` (0.1 ns) and ``ane.coreml`` (0.5 ns), all proved and timed."""
@@ -80,14 +123,15 @@ def fleet() -> Fleet:
     made.workers = []
     for name, backend in made.backends.items():
         rate = kinds[name][1]
-        backend.worker = StandIn(backend.worker.name, (backend.spec,))  # type: ignore[assignment]
+        on_busy = partial(made._worker_busy, 1 << backend.worker_number)
+        backend.worker = StandIn(backend.worker.name, (backend.spec,), on_busy)  # type: ignore[assignment]
         made.workers.append(backend.worker)
         backend.state, backend.reason = "ready", ""
         backend.device = Device(kind=backend.spec.device_kind, name="stand-in")
         for workload in WORKLOADS:
             pair = backend.pairs[workload] = Pair(workload, None)
             pair.error = 0.0 if name == "cpu.numpy" else 1e-7
-            points = tuple(Point(work, 1e-5 + rate * work, 0.05) for work in (1e3, 1e6, 1e9))
+            points = tuple(Point(work, 1e-5 + rate * work, 0.05) for work in SIZES)
             pair.model = CostModel(ModelState(points))
     return made
 
@@ -113,7 +157,7 @@ def policy_of(tmp_path: Path) -> Callable[..., ActivePolicy]:
         workloads=frozenset(WORKLOADS),
         families=frozenset(workload.family for workload in WORKLOADS.values()),
         engines=frozenset(engine for workload in WORKLOADS.values() for engine in workload.engines),
-        backends=frozenset({"cpu.numpy", "metal.mlx", "ane.coreml"}),
+        backends=frozenset({"cpu.numpy", "metal.mlx", "ane.coreml", "in_process.numpy"}),
         device_kinds=frozenset(DEVICE_KINDS),
     )
 
@@ -130,14 +174,69 @@ def policy_of(tmp_path: Path) -> Callable[..., ActivePolicy]:
 def make_router(fleet: Fleet, store: Store, policy_of: Callable[..., ActivePolicy]) -> Callable[..., Router]:
     """A router over the stand-in fleet, under a policy and environment flags."""
 
-    def make(body: str = "", environment: dict[str, str] | None = None) -> Router:
+    def make(body: str = "", environment: dict[str, str] | None = None, *, in_process_seconds: float = 0.0) -> Router:
         flags = load_flags(environment or {})
-        return Router(fleet, store, flags, FactSource(fleet, flags.as_mapping()), policy_of(body))
+        facts = FactSource(fleet, flags.as_mapping())
+        planner = Planner(fleet, flags, power=facts.power, in_process_seconds=in_process_seconds)
+        return Router(fleet, store, flags, facts, policy_of(body), planner=planner)
 
     return make
 
 
 @pytest.fixture
+def make_table(fleet: Fleet) -> Iterator[Callable[[Router], DecisionTable]]:
+    """Decision tables over the stand-in fleet, not started."""
+    made: list[DecisionTable] = []
+
+    def make(router: Router) -> DecisionTable:
+        made.append(DecisionTable(router, fleet, router.facts))
+        return made[-1]
+
+    yield make
+    for table in made:
+        table.stop()
+        os.close(table._descriptor)
+
+
+@pytest.fixture
+def table_setting(
+    fleet: Fleet,
+    make_table: Callable[[Router], DecisionTable],
+    make_router: Callable[..., Router],
+    monkeypatch: pytest.MonkeyPatch,
+) -> type:
+    """A router under a policy, its table, and a client, for whom the daemon's heart has always just beaten."""
+    monkeypatch.setattr("routerd.client.table.monotonic_ns", lambda: 0)
+
+    class Setting:
+        def __init__(self, body: str = "", *, in_process_seconds: float = 0.0, **client: Any) -> None:
+            self.router = make_router(body, in_process_seconds=in_process_seconds)
+            self.table, self.fleet = make_table(self.router), fleet
+            self.session = self.client(**client)
+            self.reader = self.reads(self.session)
+
+        def client(
+            self, name: str = "tester", uid: int = 1000, gid: int = 1000, *, in_process: bool = False
+        ) -> Session:
+            return Session(name, uid, gid, 1, "execute", LIMITS, in_process=in_process)
+
+        def reads(self, session: Session) -> TableReader:
+            return TableReader(self.table, session)
+
+        def answer(self, workload: str, work: float) -> Decision:
+            """The daemon's own, for work alone."""
+            return self.router.plan(Ask(workload, work=work), self.session).decision
+
+        async def recompiled(self) -> None:
+            """Until all that has changed is in the table."""
+            async with asyncio.timeout(20.0):
+                while self.table._timer is not None:
+                    await asyncio.sleep(0.001)
+
+    return Setting
+
+
+@pytest.fixture
 def parts() -> SimpleNamespace:
     """The classes that tests cannot import from here."""
-    return SimpleNamespace(StandIn=StandIn, LIMITS=LIMITS, WORKLOADS=WORKLOADS)
+    return SimpleNamespace(StandIn=StandIn, LIMITS=LIMITS, WORKLOADS=WORKLOADS, SIZES=SIZES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec import structs
 
 from routerd.calibrator import Calibrator
 from routerd.costs.model import CostModel
@@ -58,7 +59,7 @@ def calibrate(fleet, store):
         changes = []
 
         async def main():
-            made = Calibrator(fleet, store, run_seconds=0.1, when_idle=False, on_change=lambda: changes.append(1))
+            made = Calibrator(fleet, store, run_seconds=0.1, when_idle=False, on_change=changes.append)
             for backend in fleet.backends.values():
                 made.restore(backend)
             made.start()
@@ -110,7 +111,7 @@ def test_in_idle_time_wanted_pairs_overtake_the_rest(fleet, benches, store):
     """Not only at the start: a workload that somebody asks for meanwhile is next."""
 
     async def main():
-        made = Calibrator(fleet, store, run_seconds=0.1, when_idle=True, on_change=lambda: None)
+        made = Calibrator(fleet, store, run_seconds=0.1, when_idle=True, on_change=lambda _workload: None)
         fleet.wanted.add("risk.var_historical")
         made.start()
         order = benches["metal.mlx"]
@@ -172,7 +173,7 @@ def test_the_contract_is_never_lost(fleet, benches, calibrate):
 def test_a_busy_device_is_waited_for(fleet, benches, store):
     async def main():
         fleet.wanted.add("linalg.gemm")
-        made = Calibrator(fleet, store, run_seconds=0.1, when_idle=False, on_change=lambda: None)
+        made = Calibrator(fleet, store, run_seconds=0.1, when_idle=False, on_change=lambda _workload: None)
         benches["metal.mlx"].worker.idle = False
         made.start()
         async with asyncio.timeout(20.0):
@@ -205,7 +206,9 @@ class TestKeeping:
         for bench in benches.values():
             bench.asked.clear()
         calibrate("linalg.gemm")
-        assert [bench.asked for bench in benches.values()] == [[], [], []]
+        assert (benches["cpu.numpy"].asked, benches["ane.coreml"].asked) == ([], [])
+        (warming,) = benches["metal.mlx"].asked  # its worker is another one than that which proved it
+        assert (type(warming), warming.work) == (messages.Measure, 1e4)
         assert fleet.backends["metal.mlx"].pairs["linalg.gemm"].model.predict(1e6) == before
         assert "relative error 0.2" in fleet.backends["ane.coreml"].pairs["linalg.gemm"].objection()
 
@@ -283,7 +286,7 @@ def test_waiting_for_a_workload_includes_backends_that_are_starting(fleet, bench
     async def main():
         backend = fleet.backends["metal.mlx"]
         backend.state = "starting"
-        made = Calibrator(fleet, store, run_seconds=0.1, when_idle=False, on_change=lambda: None)
+        made = Calibrator(fleet, store, run_seconds=0.1, when_idle=False, on_change=lambda _workload: None)
         made.start()
         waiting = asyncio.create_task(made.complete(["linalg.gemm"], again=False))
         async with asyncio.timeout(20.0):
@@ -300,41 +303,88 @@ def test_waiting_for_a_workload_includes_backends_that_are_starting(fleet, bench
     asyncio.run(main())
 
 
-def test_a_timing_that_another_process_disturbed_is_taken_again(fleet, benches, calibrate, monkeypatch):
-    monkeypatch.setattr("routerd.calibrator._LOOK_AGAIN_SECONDS", (0.0, 0.0))
-    bench = benches["metal.mlx"]
-    quiet, times = bench.worker.ask, []
+class TestKeepingUp:
+    """Pairs that are known, and become cold or differ from what is known of them."""
 
-    async def sometimes_disturbed(make, *, seconds, priority):
-        answer = await quiet(make, seconds=seconds, priority=priority)
-        if isinstance(answer.outcome, messages.Measured):
-            times.append(answer.outcome.work)
-            if len(set(times)) == 3 and times.count(times[-1]) < 3:  # the third size, the first two times
-                return answer._replace(outcome=messages.Measured(1, answer.outcome.work, (5.0, 5.0)))
-        return answer
+    GEMM = "linalg.gemm"
 
-    bench.worker.ask = sometimes_disturbed
-    calibrate("linalg.gemm")
-    assert [times.count(work) for work in dict.fromkeys(times)] == [1, 1, 3, 1]
-    pair = fleet.backends["metal.mlx"].pairs["linalg.gemm"]
-    assert pair.model.predict(times[-1]).seconds == pytest.approx(1.05e-9 * times[-1], rel=0.1)
+    @pytest.fixture
+    def pair(self, fleet):
+        return fleet.backends["metal.mlx"].pairs[self.GEMM]
 
+    def drift(self, pair, factor=3.0):
+        for _ in range(31):
+            pair.model.observe(1e6, factor * pair.model.calibrated_seconds(1e6))
+        assert pair.model.drifted
 
-def test_a_timing_that_is_confirmed_twice_is_believed(fleet, benches, calibrate, monkeypatch):
-    monkeypatch.setattr("routerd.calibrator._LOOK_AGAIN_SECONDS", (0.0, 0.0, 0.0, 0.0))
-    bench = benches["metal.mlx"]
-    quiet, times = bench.worker.ask, []
+    def test_a_pair_is_warm_once_it_was_proved(self, fleet, benches, calibrate, pair):
+        calibrate(self.GEMM)
+        assert pair.model.cold_seconds == 0.5
+        assert fleet.backends["metal.mlx"].cold_seconds(pair) == 0.0
 
-    async def steep_from_the_third_size_on(make, *, seconds, priority):
-        answer = await quiet(make, seconds=seconds, priority=priority)
-        if isinstance(answer.outcome, messages.Measured):
-            times.append(answer.outcome.work)
-            if len(set(times)) >= 3:
-                return answer._replace(outcome=messages.Measured(1, answer.outcome.work, (5.0, 5.0)))
-        return answer
+    def test_after_a_start_of_its_worker_it_is_warmed_before_anybody_waits_for_it(
+        self, fleet, benches, calibrate, pair
+    ):
+        calibrate(self.GEMM)
+        backend, points = fleet.backends["metal.mlx"], pair.model.points
+        backend.worker.incarnation += 1
+        assert backend.cold_seconds(pair) == 0.5
+        for bench in benches.values():
+            bench.asked.clear()
+        assert calibrate(self.GEMM) > 0
+        assert [type(job) for job in benches["metal.mlx"].asked] == [messages.Measure]
+        assert benches["metal.mlx"].asked[0].work == fleet.workloads[self.GEMM].work_range[0]
+        assert benches["cpu.numpy"].asked == []
+        assert backend.cold_seconds(pair) == 0.0
+        assert pair.model.points == points
 
-    bench.worker.ask = steep_from_the_third_size_on
-    calibrate("linalg.gemm")
-    assert [times.count(work) for work in dict.fromkeys(times)] == [1, 1, 3]
-    pair = fleet.backends["metal.mlx"].pairs["linalg.gemm"]
-    assert pair.model.predict(times[-1]).seconds == pytest.approx(5.0, rel=0.1)
+    def test_a_pair_that_drifted_is_timed_again(self, benches, calibrate, pair):
+        calibrate(self.GEMM)
+        pair.model.calibrate([structs.replace(one, seconds=one.seconds / 5.0) for one in pair.model.points])
+        self.drift(pair, 5.0)
+        benches["metal.mlx"].asked.clear()
+        calibrate(self.GEMM)
+        assert {type(job) for job in benches["metal.mlx"].asked} == {messages.Measure}
+        assert not pair.model.drifted
+        assert pair.model.predict(1e7).seconds == pytest.approx(1.05e-2, rel=0.1)
+
+    def test_one_whose_tasks_differ_from_its_examples_is_timed_less_and_less_often(
+        self, fleet, benches, store, calibrate, pair, monkeypatch
+    ):
+        monkeypatch.setattr("routerd.calibrator._DRIFT_RETRY_SECONDS", (1000.0, 3000.0))
+        calibrate(self.GEMM)
+        self.drift(pair)
+        key, waits = ("metal.mlx", self.GEMM), []
+
+        async def main():
+            made = Calibrator(fleet, store, run_seconds=0.1, when_idle=False, on_change=lambda _workload: None)
+            made.start()
+            for _ in range(4):
+                benches["metal.mlx"].asked.clear()
+                async with asyncio.timeout(20.0):
+                    await made.complete([self.GEMM], again=False)
+                assert benches["metal.mlx"].asked
+                assert made.pending([self.GEMM]) == []
+                waits.append(made._retry_at[key] - asyncio.get_running_loop().time())
+                made._retry_at.clear()
+            await made.stop()
+
+        asyncio.run(main())
+        assert waits == pytest.approx([1000.0, 2000.0, 3000.0, 3000.0], abs=20.0)
+        assert pair.model.drifted  # and what its tasks taught is kept
+        assert pair.model.predict(1e6).seconds == pytest.approx(3.0 * pair.model.calibrated_seconds(1e6), rel=0.1)
+
+    def test_times_that_no_clock_can_have_meant_quarantine_the_pair_and_leave_its_model(self, benches, calibrate, pair):
+        bench = benches["metal.mlx"]
+        proof = bench.worker.ask
+
+        async def broken_clock(make, *, seconds, priority):
+            answer = await proof(make, seconds=seconds, priority=priority)
+            if isinstance(answer.outcome, messages.Measured):
+                return answer._replace(outcome=messages.Measured(1, answer.outcome.work, (1.0, -1.0)))
+            return answer
+
+        bench.worker.ask = broken_clock
+        calibrate(self.GEMM)
+        assert "no clock measures that" in pair.objection()
+        assert pair.model.points == ()

@@ -68,10 +68,10 @@ def test_a_change_empties_it(make_router, policy_of, session, monkeypatch, chang
         'rules: [{id: night, when: {time.local: {between: ["22:00", "06:00"]}}, objective: {energy: 1.0}}]'
     )
     now = [12 * 3600.0]
-    monkeypatch.setattr(router._facts, "_clock", lambda: now[0])
+    monkeypatch.setattr(router.facts, "_clock", lambda: now[0])
     monkeypatch.setattr("routerd.facts.time.localtime", time.gmtime)
     ticks = iter(range(1000))
-    monkeypatch.setattr(router._facts, "_monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(router.facts, "_monotonic", lambda: float(next(ticks)))
     cache = DecisionCache(router)
     before = decoded(cache.decide(session, raw()))
     assert before.rule.startswith("default")
@@ -89,13 +89,32 @@ def test_a_change_empties_it(make_router, policy_of, session, monkeypatch, chang
 
 
 def test_an_answer_that_depends_on_a_queue_is_not_kept(cache, fleet, session):
-    fleet.backends["metal.mlx"].worker.queued = 0.5
+    fleet.backends["metal.mlx"].worker.load(0.5)
     cache.decide(session, raw())
-    fleet.backends["metal.mlx"].worker.queued = 0.25
+    fleet.backends["metal.mlx"].worker.load(0.25)
     later = decoded(cache.decide(session, raw()))
     assert cache.hits == 0
     queued = next(one for one in later.fallbacks if one.backend == "metal.mlx")
     assert queued.queue_seconds == 0.25
+
+
+def test_nothing_is_answered_from_it_while_a_worker_has_work(cache, fleet, session):
+    """And what was kept before is not lost by it."""
+    before = decoded(cache.decide(session, raw()))
+    fleet.backends["metal.mlx"].worker.load(0.5)
+    busy = decoded(cache.decide(session, raw()))
+    assert (cache.hits, before.backend, busy.backend) == (0, "metal.mlx", "ane.coreml")
+    assert next(one for one in busy.fallbacks if one.backend == "metal.mlx").queue_seconds == 0.5
+    fleet.backends["metal.mlx"].worker.load(0.0)
+    assert without_id(decoded(cache.decide(session, raw()))) == without_id(before)
+    assert cache.hits == 1
+
+
+def test_clients_that_can_run_work_themselves_get_answers_of_their_own(cache, session, parts):
+    cache.decide(session, raw())
+    able = Session(session.name, session.uid, session.gid, 1, "execute", parts.LIMITS, in_process=True)
+    cache.decide(able, raw())
+    assert (cache.hits, cache.misses) == (0, 2)
 
 
 def test_a_refusal_is_not_kept(cache, session):

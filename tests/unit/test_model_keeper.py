@@ -98,7 +98,9 @@ def scenario(fleet, store, make_router, session, tmp_path):
             self.fleet, self.changes = fleet, []
             self.router = make_router()
             self.releases = self.router.releases
-            self.calibrator = Calibrator(fleet, store, run_seconds=0.1, when_idle=False, on_change=lambda: None)
+            self.calibrator = Calibrator(
+                fleet, store, run_seconds=0.1, when_idle=False, on_change=lambda _workload: None
+            )
             self.keeper = ModelKeeper(
                 tmp_path, 1 << 20, fleet, self.releases, self.calibrator, lambda: self.changes.append(1)
             )

@@ -43,7 +43,7 @@ def test_a_request_round_trips_as_messagepack_maps():
     assert plain == {
         "id": 7,
         "method": "decide",
-        "params": {"workload": "linalg.gemm", "params": {"m": 2}, "arrays": {}},
+        "params": {"workload": "linalg.gemm", "params": {"m": 2}, "arrays": {}, "work": None},
     }
 
 

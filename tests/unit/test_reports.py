@@ -7,15 +7,18 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from routerd.costs.model import Point
 from routerd.decisions import DecisionCache
 from routerd.flags import load_flags
 from routerd.plugins import PluginReport
+from routerd.protocol import InProcessRuns, Locate, Report
+from routerd.reported import ReportedWork
 from routerd.reports import Reporter
 from routerd.settings import Settings
 
 
 @pytest.fixture
-def reporter(make_router, fleet, store, tmp_path):
+def reporter(make_router, make_table, fleet, store, tmp_path):
     router = make_router()
     reports = (
         PluginReport(name="cpu", state="loaded", version="1.0", backends=tuple(fleet.backends)),
@@ -27,8 +30,9 @@ def reporter(make_router, fleet, store, tmp_path):
     for worker in fleet.workers:
         worker.pid, worker.restarts, worker.waiting = 42, 1, 0
     settings = Settings(socket=tmp_path / "s.sock", state_dir=tmp_path)
+    table, reported = make_table(router), ReportedWork(router, fleet)
     return Reporter(settings, load_flags({}), registry, fleet, router, DecisionCache(router), calibrator, policies, store,
-                    lambda: {"clients": 3})  # fmt: skip
+                    lambda: {"clients": 3}, table, reported)  # fmt: skip
 
 
 def test_status_is_ready_while_one_backend_is(reporter, fleet):
@@ -62,6 +66,15 @@ def test_a_pair_says_where_it_stands(reporter, fleet, change, state, reason):
     assert (shown["state"], shown["reason"]) == (state, reason)
 
 
+def test_a_pair_has_the_sizes_that_it_was_calibrated_at(reporter, fleet):
+    fleet.backends["metal.mlx"].pairs["linalg.gemm"].model.calibrate([Point(1e6, 2e-4, 0.05), Point(1e4, 1e-5, 0.1)])
+    (workload,) = reporter.workloads("linalg.gemm")
+    assert workload["backends"]["metal.mlx"]["points"] == [
+        {"work": 1e4, "seconds": 1e-5, "log_sigma": 0.1},
+        {"work": 1e6, "seconds": 2e-4, "log_sigma": 0.05},
+    ]
+
+
 def test_everything_can_be_sent(reporter):
     for report in (
         reporter.status(),
@@ -87,3 +100,15 @@ def test_pending_names_what_is_open(reporter, fleet):
         "starting": ["ane.coreml"],
         "pairs": [{"backend": "metal.mlx", "workload": "linalg.gemm"}],
     }
+
+
+def test_what_clients_did_without_the_daemon_is_in_the_figures(reporter, session):
+    table, reported = reporter._table, reporter._reported
+    table.locate(session, Locate("linalg.gemm"))
+    reported.report(session, Report(7, (InProcessRuns("linalg.gemm", 5, 2),)))
+    shown = reporter.status()["table"]
+    assert (shown["entries"], shown["compiled"], shown["too_large"]) == (1, 1, 0)
+    assert shown["compile_seconds"] == table.compile_seconds > 0.0
+    stats = reporter.stats()
+    told = ("decided_from_table", "executed_in_process", "failed_in_process", "explored")
+    assert [stats[name] for name in told] == [7, 5, 2, 0]

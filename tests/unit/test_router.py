@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
 from routerd.errors import (
     ExecutionError,
     InvalidArray,
+    InvalidParameter,
     NoCandidate,
     OutOfMemory,
     Overloaded,
@@ -20,6 +22,8 @@ from routerd.errors import (
 )
 from routerd.protocol import Ask
 from routerd.types import ArrayRef
+from routerd.worker import messages
+from routerd.worker.supervisor import Answer
 
 OPTION = {"spot_price": 100.0, "strike_price": 110.0, "volatility": 0.2, "num_simulations": 10_000_000}
 MONTE_CARLO = Ask("options.monte_carlo_european", OPTION)
@@ -35,14 +39,14 @@ class TestDeciding:
         assert decision.backend == "metal.mlx"
         assert [one.backend for one in decision.fallbacks] == ["ane.coreml", "cpu.numpy"]
         assert decision.primary_hardware == "metal_gpu"
-        assert decision.estimated_gain == pytest.approx((1e-5 + 1e-2) / (1e-5 + 1e-3), rel=0.1)
+        way = 60e-6  # to a worker and back, before anything was learnt of it
+        assert decision.estimated_gain == pytest.approx((way + 1e-5 + 1e-2) / (way + 1e-5 + 1e-3), rel=0.02)
         assert decision.confidence > 0.99
 
     def test_a_queue_counts(self, make_router, session, fleet):
-        fleet.backends["metal.mlx"].worker.queued = 1.0
+        fleet.backends["metal.mlx"].worker.load(1.0)
         plan = make_router().plan(MONTE_CARLO, session)
         assert plan.decision.backend == "ane.coreml"
-        assert plan.cacheable is False
         waiting = next(one for one in plan.ranking if one.backend == "metal.mlx")
         assert waiting.predicted_seconds == pytest.approx(1.0 + waiting.transfer_seconds + waiting.service_seconds)
 
@@ -95,6 +99,34 @@ class TestDeciding:
     def test_unknown_workloads_get_the_nearest_name(self, make_router, session):
         with pytest.raises(UnknownWorkload, match=r"did you mean linalg\.gemm"):
             make_router().plan(Ask("linalg.gem"), session)
+
+    def test_work_alone_is_enough_to_decide(self, make_router, session):
+        router = make_router()
+        plan = router.plan(Ask(MONTE_CARLO.workload, work=1e7), session)
+        whole = router.plan(MONTE_CARLO, session).decision
+        assert (plan.decision.work, plan.decision.backend) == (1e7, "metal.mlx")
+        assert plan.decision.predicted_seconds == pytest.approx(whole.predicted_seconds)
+        assert "task.bytes" not in plan.facts
+
+    @pytest.mark.parametrize(
+        ("ask", "words"),
+        [
+            (Ask(MONTE_CARLO.workload, OPTION, work=1e6), "work stands for the whole task"),
+            (Ask("linalg.gemm", {}, {"a": ArrayRef((2, 2), "float64")}, work=1e6), "work stands for the whole task"),
+            (Ask("linalg.gemm", work=0.0), "work must be a finite number above 0"),
+            (Ask("linalg.gemm", work=-1.0), "work must be a finite number above 0"),
+            (Ask("linalg.gemm", work=math.nan), "work must be a finite number above 0"),
+            (Ask("linalg.gemm", work=math.inf), "work must be a finite number above 0"),
+        ],
+    )
+    def test_but_not_beside_anything_else(self, make_router, session, ask, words):
+        with pytest.raises(InvalidParameter, match=words):
+            make_router().plan(ask, session)
+
+    def test_nor_to_run(self, make_router, session, fleet):
+        with pytest.raises(InvalidParameter, match="only to decide"):
+            run(make_router(), session, Ask("linalg.gemm", work=1e6))
+        assert not any(backend.worker.made for backend in fleet.backends.values())
 
     def test_ids_grow(self, make_router):
         router = make_router()
@@ -172,19 +204,196 @@ class TestFallingBack:
         assert fleet.backends["ane.coreml"].worker.made == []
 
 
-class TestRunning:
-    def test_it_learns_from_what_it_took(self, make_router, session, fleet):
-        model = fleet.backends["metal.mlx"].pairs[MONTE_CARLO.workload].model
-        before = model.predict(1e7).seconds
-        fleet.backends["metal.mlx"].worker.outcome = before * 3.0
+class TestChanges:
+    def test_everybody_is_told_what_may_come_out_differently(self, make_router, session, policy_of):
+        router, heard = make_router(), []
+        router.on_change = lambda workload, minor: heard.append((workload, minor))
+        before = router.plan(MONTE_CARLO, session).decision
+        router.changed("linalg.gemm", minor=True)
+        router.changed()
+        router.activate(policy_of("constraints: [{id: no, deny: [metal_gpu]}]", generation=2))
+        assert heard == [("linalg.gemm", True), (None, False), (None, False)]
+        assert router.epoch == 3
+        assert (before.backend, router.plan(MONTE_CARLO, session).decision.backend) == ("metal.mlx", "ane.coreml")
+
+    def test_what_is_known_counts_once_that_is_said(self, make_router, session, fleet):
         router = make_router()
-        epoch = router.epoch
+        assert router.plan(MONTE_CARLO, session).decision.backend == "metal.mlx"
+        fleet.backends["metal.mlx"].state = "down"
+        router.changed()
+        assert router.plan(MONTE_CARLO, session).decision.backend == "ane.coreml"
+
+    def test_idle_is_when_no_worker_has_work(self, make_router, fleet):
+        router = make_router()
+        assert router.idle
+        fleet.backends["ane.coreml"].worker.load(1.0)
+        assert not router.idle
+        fleet.backends["ane.coreml"].worker.load(0.0)
+        assert router.idle
+
+    def test_exploration_follows_the_policy(self, make_router, policy_of):
+        router = make_router("exploration: {budget: 2%}")
+        assert router.explorer.budget == 0.02
+        router.activate(policy_of("exploration: {budget: 0}", generation=2))
+        assert router.explorer.budget == 0.0
+
+
+class TestLearning:
+    """What a run teaches, on a router whose worker takes as long as the test says."""
+
+    @pytest.fixture
+    def router(self, make_router):
+        return make_router("exploration: {budget: 0}")
+
+    @pytest.fixture
+    def pair(self, fleet):
+        return fleet.backends["metal.mlx"].pairs[MONTE_CARLO.workload]
+
+    @pytest.fixture
+    def take(self, fleet):
+        """Sets what the worker of ``metal.mlx`` takes: service, and the way there and back."""
+        worker = fleet.backends["metal.mlx"].worker
+
+        def take(service, way=60e-6):
+            async def ask(make, *, seconds, priority):
+                job, _descriptors = make(len(worker.made) + 1)
+                worker.made.append(job)
+                return Answer(messages.Executed(job.id, {}, 0.0, service, 0), [], 0.0, service + way)
+
+            worker.ask = ask
+
+        return take
+
+    def test_a_run_that_is_as_predicted_changes_nothing(self, router, session, pair, take):
+        take(pair.model.predict(1e7).seconds)
         for _ in range(30):
             run(router, session)
-        assert model.predict(1e7).seconds > 2.0 * before
-        assert router.epoch > epoch
-        assert router.executed == 30
+        assert router.epoch == 0
+        assert (router.executed, pair.used) == (30, 30)
 
+    def test_a_lasting_change_is_learnt_and_told_of(self, router, session, pair, take):
+        heard = []
+        router.on_change = lambda workload, minor: heard.append((workload, minor))
+        before = pair.model.predict(1e7).seconds
+        take(3.0 * before)
+        for _ in range(30):
+            run(router, session)
+        assert pair.model.predict(1e7).seconds == pytest.approx(3.0 * before, rel=0.15)
+        assert set(heard) == {(MONTE_CARLO.workload, True)}
+        assert router.epoch == len(heard) < 30
+
+    def test_the_reply_goes_first(self, router, session, pair, take):
+        async def one():
+            await router.run(MONTE_CARLO, session)
+            before = pair.model.observations
+            await asyncio.sleep(0)
+            return before, pair.model.observations
+
+        take(1e-3)
+        assert asyncio.run(one()) == (0, 1)
+
+    def test_a_first_task_since_a_start_tells_of_cold_cost_alone(self, router, session, pair, fleet, take):
+        heard = []
+        router.on_change = lambda workload, minor: heard.append((workload, minor))
+        pair.model.cold_seconds = 1e-4
+        curve = pair.model.curve
+        take(1.0)
+        decision = run(router, session).result.decision
+        assert "of it because this is its first task since its start" in decision.reasoning
+        assert pair.warm_in == fleet.backends["metal.mlx"].worker.incarnation
+        assert (pair.model.curve, pair.model.observations) == (curve, 0)
+        assert heard == [(MONTE_CARLO.workload, False)]
+        warm = router.plan(MONTE_CARLO, session).decision
+        assert warm.predicted_seconds == pytest.approx(decision.predicted_seconds - 1e-4)
+        run(router, session)
+        assert pair.model.observations == 1
+
+    def test_drift_is_told_of_once(self, router, session, pair, take):
+        drifts = []
+        router.on_drift = lambda: drifts.append(pair.model.observations)
+        take(2.0 * pair.model.predict(1e7).seconds)
+        for _ in range(40):
+            run(router, session)
+        assert pair.model.drifted
+        assert drifts == [16]
+
+    def test_the_way_there_and_back_is_learnt_for_every_workload(self, router, session, pair, take):
+        heard = []
+        router.on_change = lambda workload, minor: heard.append((workload, minor))
+        take(pair.model.predict(1e7).seconds, way=200e-6)
+        for _ in range(20):
+            run(router, session)
+        assert set(heard) == {(None, True)}
+        other = router.plan(Ask("linalg.gemm", work=1e9), session)
+        way = next(one.transfer_seconds for one in other.ranking if one.backend == "metal.mlx")
+        assert 150e-6 < way < 210e-6
+
+    def test_a_model_that_went_meanwhile_teaches_nothing(self, router, session, fleet, take):
+        async def one():
+            await router.run(MONTE_CARLO, session)
+            del fleet.backends["metal.mlx"].pairs[MONTE_CARLO.workload]
+            await asyncio.sleep(0)
+
+        take(1e-3)
+        asyncio.run(one())
+        assert router.epoch == 0
+
+
+class TestExploring:
+    BUDGET = "exploration: {budget: 20%}\n"
+
+    def ran_on(self, router, session, count, ask=MONTE_CARLO):
+        return [run(router, session, ask).result.ran_on.backend for _ in range(count)]
+
+    def test_a_share_of_tasks_goes_elsewhere_and_says_so(self, make_router, session, fleet):
+        router = make_router(self.BUDGET)
+        results = [run(router, session).result for _ in range(200)]
+        tried = [one for one in results if one.ran_on.backend != "metal.mlx"]
+        assert 0 < len(tried) == router.explorer.explored < 40
+        assert {one.fallback_reason for one in tried} == {None}
+        assert all("(exploration)" in one.decision.reasoning for one in tried)
+
+    @pytest.mark.parametrize(
+        "body", ["exploration: {budget: 0}", BUDGET + "rules: [{id: literal, prefer: [metal_gpu]}]"]
+    )
+    def test_never_without_a_budget_nor_against_a_literal_preference(self, make_router, session, body):
+        assert set(self.ran_on(make_router(body), session, 100)) == {"metal.mlx"}
+
+    def test_never_against_a_constraint(self, make_router, session):
+        router = make_router(self.BUDGET + "constraints: [{id: no, deny: [neural_engine]}]")
+        assert "ane.coreml" not in self.ran_on(router, session, 150)
+
+    def test_what_is_faster_was_passed_over_with_reason_and_is_not_tried(self, make_router, session, fleet):
+        """By energy the neural engine is best here; the GPU is faster and costs forty times as much."""
+        router = make_router(self.BUDGET + "default: {objective: {energy: 1.0}}")
+        watts = {"cpu": 60.0, "metal_gpu": 400.0, "neural_engine": 2.0}
+        router.planner._power = lambda: (watts, "settings")
+        for backend in fleet.backends.values():
+            backend.worker.outcome = backend.pairs[MONTE_CARLO.workload].model.predict(1e7).seconds
+        ran = self.ran_on(router, session, 200)
+        assert "metal.mlx" not in ran
+        assert 0 < ran.count("cpu.numpy") == router.explorer.explored < 40
+
+    def test_a_wait_in_a_queue_is_no_surprise(self, make_router, session, fleet):
+        router = make_router(self.BUDGET)
+        for backend in fleet.backends.values():
+            backend.worker.outcome = backend.pairs[MONTE_CARLO.workload].model.predict(1e7).seconds
+        fleet.backends["ane.coreml"].worker.load(2e-3)
+        assert 0 < self.ran_on(router, session, 200).count("ane.coreml") < 15
+
+    def test_a_fallback_is_none(self, make_router, session, fleet):
+        router = make_router(self.BUDGET)
+        fleet.backends["metal.mlx"].worker.outcome = WorkerCrashed("dead")
+        assert set(self.ran_on(router, session, 10)) == {"ane.coreml"}
+        assert router.explorer.explored == 0
+
+    def test_decisions_alone_are_never_tried_elsewhere(self, make_router, session):
+        router = make_router(self.BUDGET)
+        self.ran_on(router, session, 100)
+        assert {router.plan(MONTE_CARLO, session).decision.backend for _ in range(100)} == {"metal.mlx"}
+
+
+class TestRunning:
     def test_segments_are_let_go_however_it_ends(self, make_router, session, fleet):
         segment = session.alloc(1 << 16)
         ask = Ask("linalg.gemm", {}, {
@@ -216,7 +425,7 @@ class TestRunning:
 
     def test_a_full_queue_says_when_to_come_back(self, make_router, session, fleet):
         for backend in fleet.backends.values():
-            backend.worker.queued = 1.0
+            backend.worker.load(1.0)
         with pytest.raises(Overloaded, match=r"the policy admits 0\.2 s; retry later") as caught:
             run(make_router("admission: {max_queue_ms: 200}"), session)
         assert caught.value.detail["retry_after_seconds"] == pytest.approx(0.8)

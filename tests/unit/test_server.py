@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import socket
 import tempfile
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from routerd.access import Peer
 from routerd.errors import BadRequest
 from routerd.methods import Attached, Method
 from routerd.protocol import FrameBuffer, encode, encode_frame
+from routerd.routing.slots import SIZE
 from routerd.server import Server
 from routerd.settings import Settings
 
@@ -45,12 +49,27 @@ class Client:
         self.send(method, **params)
         return await self.reply()
 
-    async def hello(self):
-        reply = await self.ask("hello", protocols=[1], client="x" * 100)
+    async def hello(self, **more):
+        reply = await self.ask("hello", protocols=[1], client="x" * 100, **more)
         return reply["result"]
 
     def close(self):
         self._writer.close()
+
+
+class Table:
+    """A decision table's descriptor: that of ``file``, or none to be had."""
+
+    def __init__(self, file=None):
+        self.file = file
+
+    def descriptor(self):
+        if self.file is None:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return os.dup(self.file.fileno())
+
+
+NO_TABLE = Table()
 
 
 @pytest.fixture
@@ -63,13 +82,12 @@ def directory():
 def play(directory):
     """Runs a scene with a server, a way to connect to it, and the sessions that have left."""
 
-    def play(scene, methods=None, **settings):
+    def play(scene, methods=None, table=NO_TABLE, **settings):
         async def main():
             left = []
             server = Server(Settings(socket=directory / "s.sock", **settings), left.append)
-            server.listen(
-                {"ping": Method("read", immediate=lambda _session, _params: encode("pong")), **(methods or {})}
-            )
+            ping = Method("read", immediate=lambda _session, _params: encode("pong"))
+            server.listen({"ping": ping, **(methods or {})}, table)
 
             async def connect():
                 return Client(*await asyncio.open_unix_connection(directory / "s.sock"))
@@ -111,6 +129,58 @@ def test_a_session_from_hello_to_goodbye(play):
         assert server.traffic() | {"requests": 2, "accepted": 1} == server.traffic()
 
     play(scene)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_table_comes_with_the_welcome_to_whom_wants_it(play, directory, wanted):
+    def greet():
+        hello = {"protocols": [1], "client": "x", "table": wanted}
+        with socket.socket(socket.AF_UNIX) as raw:
+            raw.settimeout(10.0)
+            raw.connect(str(directory / "s.sock"))
+            raw.sendall(encode_frame({"id": 1, "method": "hello", "params": hello}))
+            data, descriptors, _flags, _address = socket.recv_fds(raw, 1 << 16, 4)
+        return msgspec.msgpack.decode(data[4:]), descriptors
+
+    async def scene(_server, _connect, _left):
+        reply, descriptors = await asyncio.to_thread(greet)
+        if not wanted:
+            assert (reply["result"]["table"], descriptors) == (0, [])
+            return
+        assert reply["result"]["table"] == SIZE
+        assert reply["segments"] == [{"segment": 0, "size": SIZE}]
+        (descriptor,) = descriptors
+        assert os.pread(descriptor, 100, 0) == b"the table"
+        os.close(descriptor)
+
+    with tempfile.TemporaryFile() as file:
+        file.write(b"the table")
+        file.flush()
+        play(scene, table=Table(file))
+
+
+def test_a_client_does_without_a_table_where_descriptors_have_run_out(play):
+    async def scene(_server, connect, _left):
+        client = await connect()
+        assert (await client.hello(table=True))["table"] == 0
+        assert (await client.ask("ping"))["result"] == "pong"
+
+    play(scene)
+
+
+@pytest.mark.parametrize(("role", "offered"), [("read", False), ("execute", True), ("admin", True)])
+def test_only_who_may_execute_runs_work_in_process(play, monkeypatch, role, offered):
+    monkeypatch.setattr("routerd.server.role_of", lambda *_arguments: role)
+    sees = Method("read", immediate=lambda session, _params: encode(session.in_process))
+
+    async def scene(_server, connect, _left):
+        able, unable = await connect(), await connect()
+        await able.hello(in_process=True)
+        await unable.hello()
+        assert (await able.ask("sees"))["result"] is offered
+        assert (await unable.ask("sees"))["result"] is False
+
+    play(scene, {"sees": sees})
 
 
 @pytest.mark.parametrize(("role", "allowed"), [("read", {"r"}), ("execute", {"r", "e"}), ("admin", {"r", "e", "a"})])
@@ -279,7 +349,7 @@ def test_a_socket_is_for_its_owner_or_its_group(directory):
     async def main(mode):
         path = directory / f"{mode:o}.sock"
         server = Server(Settings(socket=path, socket_mode=mode), lambda _session: None)
-        server.listen({})
+        server.listen({}, NO_TABLE)
         assert path.stat().st_mode & 0o777 == mode
         server.close()
         assert not path.exists()

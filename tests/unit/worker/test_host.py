@@ -228,6 +228,21 @@ class TestProvingAndMeasuring:
         measured = host.handle(messages.Measure(1, "null.one", "linalg.gemm", 1e4, 1e-9))
         assert len(measured.seconds) == 1
 
+    def test_the_seed_makes_the_example(self, host, monkeypatch):
+        seen = []
+        good = NullBackend.execute
+
+        def watch(self, workload, params, inputs, into):
+            seen.append(inputs["a"].sum())
+            return good(self, workload, params, inputs, into)
+
+        monkeypatch.setattr(NullBackend, "execute", watch)
+        for more in ({}, {"seed": messages.PROOF_SEED}, {"seed": 4}, {"seed": 4}):
+            host.handle(messages.Measure(1, "null.one", "linalg.gemm", 1e4, 1e-9, **more))
+        proof, same, other, again = seen[::2]
+        assert proof == same
+        assert other == again != proof
+
 
 def test_forgetting_a_client_drops_its_results(host):
     first = host.handle(gemm())

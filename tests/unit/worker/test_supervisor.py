@@ -24,8 +24,9 @@ class Watched:
     def __init__(self, specs: list[BackendSpec], settings: WorkerSettings = SETTINGS) -> None:
         self.loaded: list[tuple[str, messages.Loaded | messages.Failed]] = []
         self.ended: list[str] = []
+        self.busy: list[bool] = []
         self._news = asyncio.Event()
-        self.worker = Worker("cpu/test", specs, settings, self._loaded, self._down)
+        self.worker = Worker("cpu/test", specs, settings, self._loaded, self._down, self.busy.append)
 
     def _loaded(self, spec, outcome):
         self.loaded.append((spec.name, outcome))
@@ -70,6 +71,25 @@ def test_a_life_from_start_to_stop():
         assert watched.ended == []
         with pytest.raises(Unavailable, match="worker cpu/test is down"):
             await watched.worker.ask(measure(), seconds=0.01)
+
+    asyncio.run(main())
+
+
+def test_when_it_gets_work_and_when_it_is_idle_again_is_told():
+    async def main():
+        async with running() as watched:
+            assert watched.busy == [True, False]  # it has loaded its backend
+            asked = [asyncio.create_task(watched.worker.ask(measure(), seconds=0.01)) for _ in range(5)]
+            await asyncio.sleep(0)
+            assert watched.busy == [True, False, True]
+            await asyncio.gather(*asked)
+            assert watched.busy == [True, False, True, False]
+            waiting = asyncio.create_task(watched.worker.ask(measure(), seconds=0.01))
+            await asyncio.sleep(0)
+            os.kill(watched.worker.pid, signal.SIGKILL)
+            with pytest.raises(WorkerCrashed):
+                await waiting
+            assert watched.busy == [True, False, True, False, True, False]
 
     asyncio.run(main())
 

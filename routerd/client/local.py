@@ -1,0 +1,120 @@
+"""Tiny work in the client's own process: the contract's kernel, without the daemon, where the table says that this is best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from routerd.client import core
+from routerd.client.result import TaskResult
+from routerd.client.table import Table, View, catalogue
+from routerd.errors import ExecutionError
+from routerd.interfaces import IN_PROCESS_BACKEND
+from routerd.protocol import InProcessRuns
+from routerd.types import Decision, Placed, Result, Timing
+from routerd.workloads.content import check_content, first_not_finite
+
+_MOST_BYTES = 1 << 20  # more takes longer than any work that is worth keeping here: the table need not be looked at
+_SAMPLES = 16  # of each workload in one report
+_HERE = Placed(IN_PROCESS_BACKEND, "in_process")
+
+
+class LocalWork:
+    """Runs what the table sends to the caller, and keeps count until :meth:`take_runs`."""
+
+    def __init__(self, table: Table) -> None:
+        self.count = 0
+        self._table = table
+        self._counts: dict[str, list[int]] = {}
+        self._samples: dict[str, list[tuple[float, float]]] = {}
+
+    def view(self, workload: str, arguments: Mapping[str, Any]) -> View | None:
+        """The entry to look at before running such a task, or ``None`` if it is surely the daemon's."""
+        if workload not in catalogue():
+            return None
+        nbytes = sum(value.nbytes for value in arguments.values() if isinstance(value, np.ndarray))
+        return self._table.view(workload) if nbytes <= _MOST_BYTES else None
+
+    def run(self, view: View, arguments: Mapping[str, Any]) -> TaskResult | None:
+        """The result, if this is a task for the caller; otherwise ``None``. Raises what the daemon would raise."""
+        if not view.refresh():
+            return None
+        started = perf_counter()
+        workload = catalogue()[view.workload]
+        params, arrays = core.split_arguments(workload.name, arguments)
+        if any(declared.name not in arrays for declared in workload.inputs):
+            return None  # not a task to run: the daemon says what is missing
+        question = self._table.question(workload.name, {**params, **arrays})
+        if question is None:
+            return None
+        decision = view.by_question(question)
+        if decision is None or decision.backend != IN_PROCESS_BACKEND:
+            return None
+        counts = self._counts.setdefault(workload.name, [0, 0])
+        counts[0] += 1
+        self.count += 1
+        try:
+            outputs, kernel_seconds = _compute(workload.name, question.params, arrays)
+        except Exception:
+            counts[1] += 1
+            raise
+        total = perf_counter() - started
+        samples = self._samples.setdefault(workload.name, [])
+        if len(samples) < _SAMPLES:
+            samples.append((question.work, total))
+        return TaskResult(_result(decision, kernel_seconds, total), outputs)
+
+    def take_runs(self) -> tuple[InProcessRuns, ...]:
+        """What was run since this was last asked."""
+        self.count = 0
+        counts, self._counts = self._counts, {}
+        samples, self._samples = self._samples, {}
+        return tuple(
+            InProcessRuns(name, count, failed, tuple(samples.get(name, ()))) for name, (count, failed) in counts.items()
+        )
+
+
+def _compute(
+    name: str, params: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]]
+) -> tuple[dict[str, Any], float]:
+    """The outputs as a user gets them, and the seconds of the kernel."""
+    from routerd.namespaces.execution import execute_kernel
+    from routerd.namespaces.numpy import NumpyNamespace
+
+    workload = catalogue()[name]
+    check_content(workload, params, arrays)
+    execution = execute_kernel(NumpyNamespace(), workload, params, arrays)
+    wrong = first_not_finite(workload, execution.outputs)
+    if wrong:
+        raise ExecutionError(
+            f"{IN_PROCESS_BACKEND} cannot compute {name} for these inputs in its precision: {wrong}; "
+            "scale them to magnitudes that are usual"
+        )
+    outputs: dict[str, Any] = {}
+    for output, array in execution.outputs.items():
+        if array.shape == ():
+            outputs[output] = array.item()
+            continue
+        if any(np.may_share_memory(array, given) for given in arrays.values()):
+            array = array.copy()  # noqa: PLW2901 - the caller may change its input afterwards
+        array.flags.writeable = False
+        outputs[output] = array
+    return outputs, execution.kernel_seconds
+
+
+def _result(decision: Decision, kernel_seconds: float, total_seconds: float) -> Result:
+    return Result(
+        decision=decision,
+        outputs={},
+        planned=_HERE,
+        ran_on=_HERE,
+        timing=Timing(
+            queue_seconds=0.0,
+            transfer_seconds=total_seconds - kernel_seconds,
+            kernel_seconds=kernel_seconds,
+            total_seconds=total_seconds,
+        ),
+    )
