@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from routerd import __version__
-from routerd.cli import calibrate, catalogue, decisions, machine, output, policy, tasks
+from routerd.cli import bench, calibrate, catalogue, decisions, machine, output, policy, tasks
 from routerd.cli.options import Json, Socket, defaults_for
 from routerd.errors import RouterdError
 
@@ -58,6 +58,7 @@ app.command()(tasks.decide)
 app.command()(tasks.run)
 app.command()(calibrate.calibrate)
 app.command()(machine.flags)
+app.add_typer(bench.app, name="bench")
 app.add_typer(decisions.app, name="decisions")
 app.add_typer(policy.app, name="policy")
 

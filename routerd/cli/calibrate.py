@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _POLL_SECONDS = 0.2
-_Step: TypeAlias = Callable[[int, int, str], None]
+
+#: Hears how many steps are done, how many there are, and what is being done.
+Step: TypeAlias = Callable[[int, int, str], None]
 
 
 def calibrate(
@@ -30,23 +33,31 @@ def calibrate(
     socket: Socket = None,
 ) -> None:
     """Prove and time the backends; return when nothing is left."""
-    names = workloads or []
-    with Link(socket) as worker, Link(socket) as watcher:
-        worker.send("calibrate", {"workloads": names, "again": again})
-        with _reporter(quiet=as_json) as step:
-            total = 0
-            while not worker.answered(_POLL_SECONDS):
-                pending = watcher.call("calibrate.pending", {"workloads": names})
-                left = len(pending["pairs"])
-                total = max(total, left)
-                step(total - left, total, _doing(pending))
-            answer = worker.wait(ANSWER_SECONDS)
-            step(total, total, "done" if total else "everything was known")
+    with Link(socket) as watcher:
+        with progress(quiet=as_json) as step:
+            answer = bring_up(socket, watcher, workloads or [], step, again=again)
         pairs = _outcome(watcher.call("backends"), answer["workloads"])
     if as_json:
         output.write_json({**answer, "pairs": pairs})
     else:
         output.show(*_view(pairs))
+
+
+def bring_up(
+    socket: Path | None, watcher: Link, names: list[str], step: Step, *, again: bool = False
+) -> dict[str, Any]:
+    """Have the daemon prove and time these workloads (all when none is named), and tell ``step`` how far it is."""
+    with Link(socket) as worker:
+        worker.send("calibrate", {"workloads": names, "again": again})
+        total = 0
+        while not worker.answered(_POLL_SECONDS):
+            pending = watcher.call("calibrate.pending", {"workloads": names})
+            left = len(pending["pairs"])
+            total = max(total, left)
+            step(total - left, total, _doing(pending))
+        answer: dict[str, Any] = worker.wait(ANSWER_SECONDS)
+    step(total, total, "done" if total else "everything was known")
+    return answer
 
 
 def _doing(pending: Mapping[str, Any]) -> str:
@@ -57,7 +68,7 @@ def _doing(pending: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _reporter(*, quiet: bool) -> Iterator[_Step]:
+def progress(*, quiet: bool) -> Iterator[Step]:
     """A bar on a terminal, a line for each step in a pipe, nothing beside JSON. Progress goes to standard error."""
     if quiet:
         yield lambda _done, _total, _what: None
@@ -78,9 +89,9 @@ def _reporter(*, quiet: bool) -> Iterator[_Step]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total, what: progress.update(task, completed=done, total=total or None, description=what)
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total or None, description=what)
 
 
 def _outcome(report: Mapping[str, Any], names: list[str]) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ def decision_view(decision: Mapping[str, Any]) -> list[RenderableType]:
                 ("predicted", when(seconds)),
                 ("gain", f"{gain(decision['estimated_gain'])} against cpu.numpy"),
                 ("confidence", f"{decision['confidence']:.0%}"),
+                ("in time", "" if decision["in_time"] is None else f"{decision['in_time']:.1%} sure"),
                 ("why", decision["reasoning"]),
                 ("rule", decision["rule"]),
                 ("policy", f"{decision['policy_digest'][:12]}, generation {decision['generation']}"),

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from routerd.errors import BadRequest
-from routerd.reasoning import duration, quantity
+from routerd.routing.reasoning import duration, quantity
 
 __all__ = ["age", "byte_size", "clock", "duration", "gain", "moment", "number", "quantity", "seconds_of", "when"]
 

@@ -29,7 +29,7 @@ def status(as_json: Json = False, socket: Socket = None) -> None:
 def _status(report: Mapping[str, Any]) -> list[RenderableType]:
     from routerd.cli.formats import age, byte_size, moment, when
 
-    policy, traffic, decisions = report["policy"], report["traffic"], report["decisions"]
+    policy, traffic, decisions, table = report["policy"], report["traffic"], report["decisions"], report["table"]
     pending = report["calibration_pending"]
     about = f"  routerd {report['version']}, pid {report['pid']}, up {age(report['uptime_seconds'])}"
     word, style = ("serving", "bold green") if report["ready"] else ("starting", "bold yellow")
@@ -58,6 +58,11 @@ def _status(report: Mapping[str, Any]) -> list[RenderableType]:
                 output.styled(f"{decisions['write_errors']} could not be written; see the log", "red")
                 if decisions["write_errors"]
                 else "",
+            ),
+            (
+                "table",
+                f"{table['entries']} entries; {table['decisions']} decisions taken from it, "
+                f"{table['in_process']} tasks run by clients",
             ),
             ("calibration", f"{pending} pairs pending" if pending else "complete"),
         ]

@@ -76,7 +76,8 @@ def run(
 
     from routerd.client import connect
 
-    with connect(socket_path(socket), name=CLIENT_NAME, timeout=WAIT_SECONDS) as router:
+    # Without the table: what it prints can be looked up by its decision, and says where the daemon sends such a task.
+    with connect(socket_path(socket), name=CLIENT_NAME, timeout=WAIT_SECONDS, table=False) as router:
         (declared,) = router.call("workloads", {"name": declared_name(workload, params)})
         targets = _targets(save or [], declared)
         result = router.run(workload, **params, **arrays)

@@ -1,0 +1,1 @@
+"""How good routing is: tasks that every backend ran, what a chooser made of them, and the figures that follow."""
