@@ -23,7 +23,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml constraints.txt tests/references.txt | $(BIN)/python
 	@echo "installing routerd and what the tests need (the first time this downloads torch)"
-	@set -o pipefail; $(PIP) -e '.[test,references]' $(LOG)
+	@set -o pipefail; $(PIP) -e '.[test,references,peers]' $(LOG)
 	@set -o pipefail; $(PIP) --no-deps -r tests/references.txt $(LOG)
 	@touch $@ $(VENV)/.demo
 

@@ -14,8 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import median
+from typing import Any, TypeVar
 
 import psutil
 
@@ -39,6 +41,8 @@ while os.getppid() == {parent}:
 
 #: Runs a subject this often and returns the seconds of each time.
 Subject = Callable[[int], list[float]]
+
+_Argument = TypeVar("_Argument")
 
 
 class PrivateDaemon:
@@ -82,15 +86,15 @@ class PrivateDaemon:
             self._process = subprocess.Popen([sys.executable, "-m", "routerd"], env=self._env, stdout=log, stderr=log)
         return started
 
-    def connect(self, name: str = "benchmark") -> Router:
-        """A client; waits for the daemon and fails with the daemon's own words if it ended."""
+    def connect(self, name: str = "benchmark", **options: Any) -> Router:
+        """A client; waits for the daemon and fails with the daemon's own words if it ended. ``options`` as of ``connect``."""
         deadline = time.monotonic() + _START_SECONDS
         while not self.socket.exists():
             assert self._process is not None
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"the daemon does not serve:\n{self.log.read_text()}")
             time.sleep(0.001)
-        return connect(self.socket, name=name, timeout=_START_SECONDS)
+        return connect(self.socket, name=name, timeout=_START_SECONDS, **options)
 
     def calibrate(self, *workloads: str) -> None:
         """Prove and time these workloads on every backend; afterwards the daemon and its workers are idle."""
@@ -171,6 +175,38 @@ def timed(call: Callable[[], object]) -> Subject:
             started = clock()
             call()
             samples.append(clock() - started)
+        return samples
+
+    return measure
+
+
+def timed_each(call: Callable[[_Argument], object], arguments: Iterator[_Argument]) -> Subject:
+    """A subject that is the wall time of ``call`` with the next of ``arguments``; taking that is not timed."""
+
+    def measure(count: int) -> list[float]:
+        clock, samples = time.perf_counter, []
+        for argument in islice(arguments, count):
+            started = clock()
+            call(argument)
+            samples.append(clock() - started)
+        return samples
+
+    return measure
+
+
+def timed_batches(call: Callable[[_Argument], object], arguments: Sequence[_Argument]) -> Subject:
+    """A subject that is one call's share of the wall time of calling with all ``arguments`` in turn.
+
+    For calls that take about as long as reading the clock. The loop's own cost is part of the time.
+    """
+
+    def measure(count: int) -> list[float]:
+        clock, samples = time.perf_counter, []
+        for _ in range(count):
+            started = clock()
+            for argument in arguments:
+                call(argument)
+            samples.append((clock() - started) / len(arguments))
         return samples
 
     return measure

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from routerd.memory import create_segment, map_segment
+from routerd.protocol import HEADER
 
 _SECONDS = struct.Struct("<d")
 
@@ -43,7 +44,7 @@ def read_exactly(connection: socket.socket, size: int) -> bytes:
 
 @contextlib.contextmanager
 def echo(role: str, request_bytes: int, reply_bytes: int) -> Iterator[socket.socket]:
-    """A process that answers every request of that size with that many bytes; ``role`` is ``echo`` or ``uvloop``."""
+    """A process that answers every request of that size with a frame of that many bytes; ``role``: ``echo`` or ``uvloop``."""
     mine, theirs = socket.socketpair()
     with mine, theirs, _process(role, [theirs], [request_bytes, reply_bytes]):
         theirs.close()
@@ -96,7 +97,7 @@ def _process(
 
 
 def _echo(descriptor: int, request_bytes: int, reply_bytes: int) -> None:
-    connection, reply = socket.socket(fileno=descriptor), bytes(reply_bytes)
+    connection, reply = socket.socket(fileno=descriptor), _empty_frame(reply_bytes)
     while True:
         read_exactly(connection, request_bytes)
         connection.sendall(reply)
@@ -105,7 +106,7 @@ def _echo(descriptor: int, request_bytes: int, reply_bytes: int) -> None:
 def _uvloop(descriptor: int, request_bytes: int, reply_bytes: int) -> None:
     import uvloop
 
-    reply = bytes(reply_bytes)
+    reply = _empty_frame(reply_bytes)
 
     class Echo(asyncio.Protocol):
         def connection_made(self, transport: Any) -> None:
@@ -126,6 +127,11 @@ def _uvloop(descriptor: int, request_bytes: int, reply_bytes: int) -> None:
 
     ended = asyncio.Event()
     uvloop.run(serve())
+
+
+def _empty_frame(size: int) -> bytes:
+    """A frame of the protocol that is complete and says nothing."""
+    return HEADER.pack(size - HEADER.size) + bytes(size - HEADER.size)
 
 
 def _relay(front: int, back: int, request_bytes: int, reply_bytes: int) -> None:

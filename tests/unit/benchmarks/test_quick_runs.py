@@ -13,9 +13,12 @@ ROOT = Path(__file__).resolve().parents[3]
 TARGETED = {
     "startup": {"ready (hello and ping), fresh state", "idle daemon, resident", "idle daemon, processor"},
     "decide": {
-        "repeated question, client library, p50",
-        "new question every time, client library, p99",
-        "pipelined, bare frames",
+        "table: decider(work), the same work, p50",
+        "table: decider(work), another work every time, p50",
+        "table: decide, new question every time, p50",
+        "socket: repeated question, client library, p50",
+        "socket: new question every time, client library, p99",
+        "socket: pipelined, bare frames",
     },
     "run_overhead": {"run, 4 MB in and out, p50"},
 }
