@@ -26,7 +26,7 @@ from engines.table import RoutingTable, rows_of
 from routerd import connect
 from routerd.client import Router
 from routerd.errors import RouterdError
-from routerd.reasoning import duration
+from routerd.routing.reasoning import duration
 
 _DIRECTORY = Path(__file__).resolve().parents[1] / ".demo"
 _PIPED_COLUMNS = 150

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from engines.jobs.job import Job
 from routerd.client import Router, TaskResult
-from routerd.reasoning import duration
+from routerd.routing.reasoning import duration
 from routerd.types import Decision
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from engines.jobs.job import Outcome
 from routerd.client import TaskResult
-from routerd.reasoning import duration
+from routerd.routing.reasoning import duration
 
 _HEADINGS = ("workload", "work", "hardware", "backend", "predicted", "measured", "gain", "confidence")
 _RIGHT = frozenset({"predicted", "measured", "gain", "confidence"})
