@@ -118,6 +118,7 @@ class Calibrator:
                     fresh.error = 0.0 if backend.spec.name == CONTRACT_BACKEND else None
                     backend.pairs[name] = fresh
             self._retry_at.clear()
+            self._on_change(None)
         self._fleet.wanted |= names
         self._wake.set()
         async with self._progress:
@@ -148,12 +149,17 @@ class Calibrator:
                 self._wake.clear()
                 # Not wait_for: before Python 3.12 it can swallow the cancellation that ends this task.
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_RETRY_SECONDS):
+                    async with asyncio.timeout(self._patience_left()):
                         await self._wake.wait()
                 continue
             await self._bring_up(*pair)
             async with self._progress:
                 self._progress.notify_all()
+
+    def _patience_left(self) -> float:
+        """Seconds until a pair that was put off is due."""
+        now = asyncio.get_running_loop().time()
+        return min((at - now for at in self._retry_at.values() if at > now), default=_RETRY_SECONDS)
 
     def _next(self) -> tuple[BackendState, Pair] | None:
         candidates = [
@@ -282,11 +288,7 @@ class Calibrator:
 
     async def _idle(self, backend: BackendState) -> None:
         """Wait until no worker of the device computes: a timing beside other work would be a wrong timing."""
-        while any(
-            not worker.idle
-            for worker in self._fleet.workers
-            if worker.up and worker.specs[0].device_kind == backend.spec.device_kind
-        ):
+        while not self._fleet.is_idle(backend.spec.device_kind):
             await asyncio.sleep(_IDLE_POLL_SECONDS)
 
     async def _keep(self, backend: BackendState, pair: Pair) -> None:

@@ -62,8 +62,7 @@ class Measurement:
         """Wait, within limits, until no worker of the device computes: a timing beside other work would be a wrong timing."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _PATIENCE_SECONDS
-        workers = [worker for worker in self._fleet.workers if worker.specs[0].device_kind == device_kind]
-        while any(worker.up and not worker.idle for worker in workers) and loop.time() < deadline:
+        while not self._fleet.is_idle(device_kind) and loop.time() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
 
     def _note_warm(self, backend: BackendState, pair: Pair) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import NamedTuple, TypeAlias
 
 from routerd.costs.choice import Preference
@@ -21,8 +23,11 @@ Power: TypeAlias = Callable[[], tuple[Mapping[str, float], str]]
 
 _OVERHEAD_PRIOR_SECONDS = 60e-6
 _IN_PROCESS_PRIOR_SECONDS = 15e-6  # checking and calling, in a client
-_NOTICEABLE = 0.1  # by this share the way to a worker must change before predictions follow
-_KEPT_GROUNDS = 4096
+_IN_PROCESS_MOST_SECONDS = 60e-6
+_BELIEVED = 3  # tasks that the prior counts as
+_WINDOW = 31  # tasks that a way is known from
+_NOTICEABLE = 0.25  # by this share the way to a worker must change before predictions follow
+_KEPT_GROUNDS = 512
 
 
 class ActivePolicy(NamedTuple):
@@ -118,11 +123,17 @@ class Planner:
 
     def learn_overhead(self, worker: str, seconds: float) -> bool:
         """Learn from one task's way to a worker and back; whether predictions have moved."""
+        if not seconds > 0.0:
+            return False  # a clock that jumped
         return self._ways.setdefault(worker, _Way(_OVERHEAD_PRIOR_SECONDS)).learn(seconds)
 
     def learn_in_process(self, seconds: float) -> bool:
-        """Learn what a client takes beyond the kernel's predicted seconds; whether predictions have moved."""
-        return self._ways.setdefault(IN_PROCESS_BACKEND, _Way(_IN_PROCESS_PRIOR_SECONDS)).learn(seconds)
+        """Learn what a client takes beyond the kernel's predicted seconds; whether predictions have moved.
+
+        Clients say so themselves, so there is a bound: whatever they say, tiny work stays worth running where it is.
+        """
+        way = self._ways.setdefault(IN_PROCESS_BACKEND, _Way(_IN_PROCESS_PRIOR_SECONDS, _IN_PROCESS_MOST_SECONDS))
+        return way.learn(seconds)
 
     def objection(self, backend: BackendState, workload: str, tolerance: float) -> str | None:
         """Why a backend may not take such tasks now, whatever the policy says, or ``None``."""
@@ -217,20 +228,25 @@ def _gpu_untimed(offers: Sequence[Offer]) -> bool:
 
 
 class _Way:
-    """Seconds that a task costs beside its service, smoothed: one hiccup counts for little."""
+    """Seconds that a task costs beside its service: the median of the latest, beside what was believed at first.
 
-    def __init__(self, prior_seconds: float) -> None:
+    ``seconds`` is what predictions count with; it follows when the median has moved noticeably, ``most_seconds`` at most.
+    """
+
+    def __init__(self, prior_seconds: float, most_seconds: float = math.inf) -> None:
         self.seconds = prior_seconds
-        self._smoothed = prior_seconds
+        self._most = most_seconds
+        self._latest = deque([prior_seconds] * _BELIEVED, maxlen=_WINDOW)
 
     def learn(self, seconds: float) -> bool:
         """Whether ``seconds``, what predictions count with, has moved."""
         if not math.isfinite(seconds):
             return False
-        self._smoothed += 0.1 * (min(max(seconds, 1e-6), 4.0 * self._smoothed) - self._smoothed)
-        if abs(self._smoothed - self.seconds) <= _NOTICEABLE * self.seconds:
+        self._latest.append(max(seconds, 1e-6))
+        now = min(median(self._latest), self._most)
+        if abs(now - self.seconds) <= _NOTICEABLE * self.seconds:
             return False
-        self.seconds = self._smoothed
+        self.seconds = now
         return True
 
 

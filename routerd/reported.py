@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from statistics import median
 
 from routerd.interfaces import CONTRACT_BACKEND
 from routerd.protocol import Report
@@ -12,6 +13,7 @@ from routerd.session import Session
 from routerd.worker.fleet import Fleet
 
 _MOST_COUNT = 1 << 40  # of one report: more is no count
+_MOST_TOTAL = 1 << 62  # of all: more could not be told to anybody who asks
 
 
 class ReportedWork:
@@ -26,15 +28,20 @@ class ReportedWork:
         self.refused = 0
 
     def report(self, session: Session, params: Report) -> dict[str, int]:
-        """Count a report. Counts and times that cannot be are refused, one by one, and counted as that."""
+        """Count a report. Counts and times that cannot be are refused, one by one; the answer says how many of this report."""
         del session
-        if 0 <= params.decisions <= _MOST_COUNT:
+        before = self.refused
+        if 0 <= params.decisions <= _MOST_COUNT and self.decisions + params.decisions <= _MOST_TOTAL:
             self.decisions += params.decisions
         else:
             self.refused += 1
         moved = False
         for runs in params.runs:
-            if runs.workload not in self._fleet.workloads or not 0 <= runs.failed <= runs.count <= _MOST_COUNT:
+            if (
+                runs.workload not in self._fleet.workloads
+                or not 0 <= runs.failed <= runs.count <= _MOST_COUNT
+                or self.runs.total() + runs.count > _MOST_TOTAL
+            ):
                 self.refused += 1
                 continue
             self.runs[runs.workload] += runs.count
@@ -42,11 +49,14 @@ class ReportedWork:
             pair = self._fleet.backends[CONTRACT_BACKEND].pairs.get(runs.workload)
             if pair is None or not pair.model.calibrated:
                 continue
+            ways = []
             for work, seconds in runs.samples:
-                if not (0.0 < work < math.inf and 0.0 < seconds < math.inf):
+                if 0.0 < work < math.inf and 0.0 < seconds < math.inf:
+                    ways.append(seconds - pair.model.predict(work).seconds)
+                else:
                     self.refused += 1
-                    continue
-                moved |= self._router.planner.learn_in_process(seconds - pair.model.predict(work).seconds)
+            if ways:  # one step for each workload of a report, however many samples it holds
+                moved |= self._router.planner.learn_in_process(median(ways))
         if moved:
             self._router.changed(minor=True)
-        return {"refused": self.refused}
+        return {"refused": self.refused - before}

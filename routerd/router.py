@@ -186,7 +186,7 @@ class Router:
         tried = self.explorer.pick(task.workload, plan.ranking, task.deadline_seconds)
         if tried is None:
             return plan
-        decision, ranking = tried_elsewhere(plan.decision, plan.ranking, tried)
+        decision, ranking = tried_elsewhere(plan.decision, plan.ranking, tried, task.deadline_seconds)
         return plan._replace(decision=decision, ranking=ranking)
 
     async def _run(self, plan: Plan, session: Session, started: float) -> Completed:

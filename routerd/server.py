@@ -231,6 +231,7 @@ class Server:
             )
         credentials = peer_of(peer)
         role = role_of(credentials, os.getuid(), self._settings)
+        segments, descriptors = self._table_for(hello)
         session = Session(
             hello.client[:64],
             credentials.uid,
@@ -238,11 +239,10 @@ class Server:
             credentials.pid,
             role,
             self.limits,
-            in_process=hello.in_process and self._settings.decision_table and role != "read",
+            in_process=hello.in_process and bool(segments) and role != "read",
         )
         self._clients[connection] = session
         _log.debug("client joined", client=session.name, number=session.number, uid=session.uid, role=role)
-        segments, descriptors = self._table_for(hello)
         size = sum(info.size for info in segments)
         welcome = Welcome(max(common), __version__, role, self.limits, size)
         reply = Reply(request.id, msgspec.Raw(encode(welcome)), segments=segments)

@@ -33,7 +33,8 @@ from routerd.workloads.ml import MODEL
 
 _log = get_logger("table")
 
-_COMPILE_SECONDS = 0.02  # changes that come closer together are compiled once
+_COMPILE_SECONDS = 0.02  # changes that come closer together are compiled once …
+_MINOR_SECONDS = 1.0  # … and so are those of figures alone, until which the table says what it said
 _SLICE_SECONDS = 0.002  # of the event loop at a time
 _MOST_PLANES = 32
 #: Facts that may be different at every question: what depends on them is asked about.
@@ -71,7 +72,7 @@ class DecisionTable:
             itertools.count()
         )  # never again the same, or a client might take others' answers for its own
         self._dirty: deque[int] = deque()
-        self._waiting: set[int] = set()
+        self._moved: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._heart: asyncio.TimerHandle | None = None
         self._ambient: Mapping[str, Any] = {}
@@ -129,15 +130,24 @@ class DecisionTable:
             self._generation = self._router.active.generation
             self._forget_all()
         for slot, held in enumerate(self._slots):
-            if workload not in (None, held.workload):
-                continue
-            if not minor:
-                self._writer.withdraw(slot)
-            if slot not in self._waiting:
-                self._waiting.add(slot)
-                self._dirty.append(slot)
-        if self._dirty and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_COMPILE_SECONDS, self._compile_some)
+            if workload in (None, held.workload):
+                self._moved.add(slot)
+                if not minor:
+                    self._writer.withdraw(slot)
+                    self._dirty.append(slot)
+        if self._dirty:
+            self._compile_in(_COMPILE_SECONDS)
+        elif self._moved:
+            self._compile_in(_MINOR_SECONDS)
+
+    def _compile_in(self, seconds: float) -> None:
+        """Compile after so many seconds, unless it is to be sooner anyway."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + seconds:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(seconds, self._compile_some)
 
     def _class_of(self, client: Client) -> str:
         compiled = self._router.active.compiled
@@ -153,7 +163,7 @@ class DecisionTable:
         self._places.clear()
         self._classes.clear()
         self._dirty.clear()
-        self._waiting.clear()
+        self._moved.clear()
 
     def _withdraw_all(self) -> None:
         for slot in range(len(self._slots)):
@@ -169,17 +179,18 @@ class DecisionTable:
                 self.changed(None, minor=False)
 
     def _compile_some(self) -> None:
-        """Compile what is waiting, but let requests in between."""
+        """Compile what has changed, first what says nothing until then, but let requests in between."""
         self._timer = None
         until = perf_counter() + _SLICE_SECONDS
-        while self._dirty:
-            slot = self._dirty.popleft()
-            self._waiting.discard(slot)
-            self._compile(slot)
+        while self._moved:
+            slot = self._dirty.popleft() if self._dirty else next(iter(self._moved))
+            if slot in self._moved:
+                self._moved.discard(slot)
+                self._compile(slot)
             if perf_counter() >= until:
                 break
-        if self._dirty:
-            self._timer = asyncio.get_running_loop().call_later(0.0, self._compile_some)
+        if self._moved:
+            self._compile_in(0.0)
 
     def _compile(self, slot: int) -> None:
         held = self._slots[slot]

@@ -23,7 +23,7 @@ from routerd.client.table import View
 from routerd.errors import DaemonUnreachable, InvalidParameter, RouterdError
 from routerd.memory import receive
 from routerd.outbox import Outbox, close_all
-from routerd.protocol import Alloc, Ask, Locate, Nothing, Reply, Run
+from routerd.protocol import Alloc, Locate, Nothing, Reply, Run
 from routerd.types import ArrayRef, Decision
 
 
@@ -81,21 +81,21 @@ class AsyncRouter:
                 await self._locate(view)
                 decision = view.by_question(question)
                 if decision is not None:
+                    self._report_if_due(self._shortcut)
                     return decision
         return core.decision_decoder.decode(await self._call("decide", core.ask_of(workload, arguments)))
 
     async def run(self, workload: str, **arguments: Any) -> TaskResult:
         """See :meth:`routerd.client.Router.run`. Input arrays must not change until the result is there."""
+        params, arrays = core.split_arguments(workload, arguments)
         if self._shortcut is not None:
-            view = self._shortcut.local.view(workload, arguments)
+            view = self._shortcut.local.view(workload)
             if view is not None:
                 await self._locate(view)
-                local = self._shortcut.local.run(view, arguments)
+                local = self._shortcut.local.run(view, params, arrays)
                 if local is not None:
-                    if self._shortcut.is_due:
-                        self._report(self._shortcut)
+                    self._report_if_due(self._shortcut)
                     return local
-        params, arrays = core.split_arguments(workload, arguments)
         staged: list[int] = []
         try:
             refs = {name: await self._reference(name, array, staged) for name, array in arrays.items()}
@@ -127,8 +127,10 @@ class AsyncRouter:
                 await self._locate(view)
                 decision = view.by_work(work)
                 if decision is not None:
+                    if self._shortcut is not None:
+                        self._report_if_due(self._shortcut)
                     return decision
-            return core.decision_decoder.decode(await self._call("decide", Ask(workload, work=work)))
+            return core.decision_decoder.decode(await self._call("decide", core.ask_of_work(workload, work)))
 
         return decide
 
@@ -157,6 +159,10 @@ class AsyncRouter:
     async def _locate(self, view: View) -> None:
         if view.wants_place():
             view.place(core.located_decoder.decode(await self._call("table", Locate(view.workload))))
+
+    def _report_if_due(self, shortcut: Shortcut) -> None:
+        if shortcut.is_due:
+            self._report(shortcut)
 
     def _report(self, shortcut: Shortcut) -> None:
         """Tell the daemon what was done without it. Nobody waits for the answer: it is a count, no promise."""

@@ -176,6 +176,17 @@ def ask_of(workload: str, arguments: Mapping[str, Any]) -> Ask:
     return Ask(workload, params, refs)
 
 
+def ask_of_work(workload: str, work: Any) -> Ask:
+    """The question about a task of which only its work is known. Raises ``InvalidParameter`` for what is no number."""
+    number = work.item() if isinstance(work, np.generic) else work
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise InvalidParameter(f"work must be a number, got {type(work).__name__}", parameter="work")
+    try:
+        return Ask(workload, work=float(number))
+    except OverflowError:
+        raise InvalidParameter(f"work {number} is beyond all numbers that can be sent", parameter="work") from None
+
+
 def empty_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     """Bytes of an array for ``empty``. Raises ``InvalidArray`` for a dtype or shape that cannot be sent."""
     if str(dtype) not in ITEM_BYTES:

@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from routerd.client import core
 from routerd.client.result import TaskResult
 from routerd.client.table import Table, View, catalogue
-from routerd.errors import ExecutionError
+from routerd.errors import ExecutionError, OutOfMemory, RouterdError
 from routerd.interfaces import IN_PROCESS_BACKEND
 from routerd.protocol import InProcessRuns
 from routerd.types import Decision, Placed, Result, Timing
 from routerd.workloads.content import check_content, first_not_finite
 
-_MOST_BYTES = 1 << 20  # more takes longer than any work that is worth keeping here: the table need not be looked at
 _SAMPLES = 16  # of each workload in one report
 _HERE = Placed(IN_PROCESS_BACKEND, "in_process")
 
@@ -28,23 +26,22 @@ class LocalWork:
     def __init__(self, table: Table) -> None:
         self.count = 0
         self._table = table
+        self._warm: set[str] = set()
         self._counts: dict[str, list[int]] = {}
         self._samples: dict[str, list[tuple[float, float]]] = {}
 
-    def view(self, workload: str, arguments: Mapping[str, Any]) -> View | None:
+    def view(self, workload: str) -> View | None:
         """The entry to look at before running such a task, or ``None`` if it is surely the daemon's."""
-        if workload not in catalogue():
-            return None
-        nbytes = sum(value.nbytes for value in arguments.values() if isinstance(value, np.ndarray))
-        return self._table.view(workload) if nbytes <= _MOST_BYTES else None
+        return self._table.view(workload) if workload in catalogue() else None
 
-    def run(self, view: View, arguments: Mapping[str, Any]) -> TaskResult | None:
+    def run(
+        self, view: View, params: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]]
+    ) -> TaskResult | None:
         """The result, if this is a task for the caller; otherwise ``None``. Raises what the daemon would raise."""
         if not view.refresh():
             return None
         started = perf_counter()
         workload = catalogue()[view.workload]
-        params, arrays = core.split_arguments(workload.name, arguments)
         if any(declared.name not in arrays for declared in workload.inputs):
             return None  # not a task to run: the daemon says what is missing
         question = self._table.question(workload.name, {**params, **arrays})
@@ -58,12 +55,17 @@ class LocalWork:
         self.count += 1
         try:
             outputs, kernel_seconds = _compute(workload.name, question.params, arrays)
-        except Exception:
+        except Exception as error:
             counts[1] += 1
-            raise
+            if isinstance(error, RouterdError):
+                raise
+            kind = OutOfMemory if isinstance(error, MemoryError) else ExecutionError
+            raise kind(f"{workload.name} on {IN_PROCESS_BACKEND} raised {type(error).__name__}: {error}") from error
         total = perf_counter() - started
         samples = self._samples.setdefault(workload.name, [])
-        if len(samples) < _SAMPLES:
+        if workload.name not in self._warm:  # the first run imports and prepares, which says nothing of the next
+            self._warm.add(workload.name)
+        elif len(samples) < _SAMPLES:
             samples.append((question.work, total))
         return TaskResult(_result(decision, kernel_seconds, total), outputs)
 
@@ -85,8 +87,10 @@ def _compute(
     from routerd.namespaces.numpy import NumpyNamespace
 
     workload = catalogue()[name]
+    arrays = {given: np.asarray(array) for given, array in arrays.items()}  # a subclass may compute in ways of its own
     check_content(workload, params, arrays)
-    execution = execute_kernel(NumpyNamespace(), workload, params, arrays)
+    with np.errstate(all="ignore"):  # what the caller has set is for the caller's own work
+        execution = execute_kernel(NumpyNamespace(), workload, params, arrays)
     wrong = first_not_finite(workload, execution.outputs)
     if wrong:
         raise ExecutionError(
@@ -98,10 +102,11 @@ def _compute(
         if array.shape == ():
             outputs[output] = array.item()
             continue
-        if any(np.may_share_memory(array, given) for given in arrays.values()):
-            array = array.copy()  # noqa: PLW2901 - the caller may change its input afterwards
-        array.flags.writeable = False
-        outputs[output] = array
+        own = np.ascontiguousarray(array)
+        if any(np.may_share_memory(own, given) for given in arrays.values()):
+            own = own.copy()  # the caller may change its input afterwards
+        own.flags.writeable = False
+        outputs[output] = own
     return outputs, execution.kernel_seconds
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
+import numpy as np
+
 from routerd.client.local import LocalWork
 from routerd.client.result import TaskResult
 from routerd.client.table import Table, View
@@ -41,13 +43,19 @@ class Shortcut:
         locate(view)
         return view.by_question(question)
 
-    def run(self, workload: str, arguments: Mapping[str, Any], locate: Locate) -> TaskResult | None:
+    def run(
+        self,
+        workload: str,
+        params: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray[Any, Any]],
+        locate: Locate,
+    ) -> TaskResult | None:
         """The result, if it is for the caller to compute; ``None``: it is the daemon's."""
-        view = self.local.view(workload, arguments)
+        view = self.local.view(workload)
         if view is None:
             return None
         locate(view)
-        return self.local.run(view, arguments)
+        return self.local.run(view, params, arrays)
 
     @property
     def is_due(self) -> bool:

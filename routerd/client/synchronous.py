@@ -26,7 +26,7 @@ from routerd.client.shortcut import Shortcut
 from routerd.client.table import Decider, View, decider
 from routerd.errors import DaemonUnreachable, InvalidParameter, RouterdError
 from routerd.memory import receive
-from routerd.protocol import Alloc, Ask, Locate, Nothing, Reply, Run
+from routerd.protocol import Alloc, Locate, Nothing, Reply, Run
 from routerd.types import ArrayRef, Decision
 
 _SURE_BYTES = 1 << 15  # a socket with nothing unread takes this much without waiting for its reader
@@ -95,6 +95,11 @@ class Router:
         """Disconnect. Arrays stay readable; the daemon frees its side, and nothing is kept for reuse on this one."""
         if self._shortcut is not None:
             self._tell_last(self._shortcut)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Close without another word: where half a request was sent, it would be taken for the rest of that."""
+        if self._shortcut is not None:
             self._shortcut.close()
         self._socket.close()
         self._replies.close()
@@ -108,6 +113,7 @@ class Router:
         if self._shortcut is not None:
             decision = self._shortcut.decide(workload, arguments, self._locate)
             if decision is not None:
+                self._tell_if_due(self._shortcut)
                 return decision
         return core.decision_decoder.decode(self._call("decide", core.ask_of(workload, arguments)))
 
@@ -120,11 +126,13 @@ class Router:
         Raises ``UnknownWorkload``.
         """
         if self._shortcut is None:
+            self._call("table", Locate(workload))  # whether there is such a workload
             return self._decide_work_or_whole(workload)
-        view = self._shortcut.table.view(workload)
+        shortcut, view = self._shortcut, self._shortcut.table.view(workload)
         self._locate(view)
 
         def slow(work: float) -> Decision:
+            self._tell_if_due(shortcut)
             self._locate(view)
             return view.by_work(work) or self._decide_work(workload, work)
 
@@ -153,13 +161,12 @@ class Router:
         Scalars are parameters (``num_simulations=…``, also ``tolerance``, ``deadline_ms``, ``priority``), arrays are
         inputs; an array from :meth:`empty` is passed without a copy.
         """
-        if self._shortcut is not None:
-            local = self._shortcut.run(workload, arguments, self._locate)
-            if local is not None:
-                if self._shortcut.is_due:
-                    self._tell(self._shortcut)
-                return local
         params, arrays = core.split_arguments(workload, arguments)
+        if self._shortcut is not None:
+            local = self._shortcut.run(workload, params, arrays, self._locate)
+            if local is not None:
+                self._tell_if_due(self._shortcut)
+                return local
         with self._lock:
             segments, staged = self._segments, list[int]()
             try:
@@ -200,7 +207,7 @@ class Router:
         return msgspec.msgpack.decode(self._call(method, Nothing() if params is None else params))
 
     def _decide_work(self, workload: str, work: float) -> Decision:
-        return core.decision_decoder.decode(self._call("decide", Ask(workload, work=work)))
+        return core.decision_decoder.decode(self._call("decide", core.ask_of_work(workload, work)))
 
     def _decide_work_or_whole(self, workload: str) -> Decider:
         def decide(work: float | None = None, /, **parameters: Any) -> Decision:
@@ -214,9 +221,9 @@ class Router:
         if view.wants_place():
             view.place(core.located_decoder.decode(self._call("table", Locate(view.workload))))
 
-    def _tell(self, shortcut: Shortcut) -> None:
+    def _tell_if_due(self, shortcut: Shortcut) -> None:
         """Report what was done without the daemon. Where that fails the connection has failed, and the next call says so."""
-        report = shortcut.take_report()
+        report = shortcut.take_report() if shortcut.is_due else None
         if report is not None:
             with contextlib.suppress(RouterdError):
                 self._call("report", report)
@@ -273,10 +280,10 @@ class Router:
             while len(found) < len(numbers):
                 found += self._next(numbers)
         except OSError as error:
-            self.close()
+            self._disconnect()
             raise DaemonUnreachable(f"the connection to {self._path} broke: {error.strerror or error}") from error
         except BaseException:  # an interrupt (Ctrl-C) leaves half a request or a reply that nobody reads: start afresh
-            self.close()
+            self._disconnect()
             raise
         return found
 

@@ -24,6 +24,7 @@ from routerd.types import Decision
 
 _LOCATE_SECONDS = 0.1  # between two questions for an entry that says nothing
 _KEPT_QUESTIONS = 4096
+_MOST_UNTOLD = 1 << 20  # decisions that a hot loop takes before it lets the daemon know
 _NOWHERE = Located(-1, "")
 _NOTHING = -1  # no sequence of the table
 
@@ -66,19 +67,17 @@ class Table:
 
         Raises the ``BadRequest`` kinds. A question that was put before is not checked again.
         """
+        key = (workload, *arguments, *map(_token, arguments.values()))
         try:
-            key = (workload, *arguments, *map(_token, arguments.values()))
             return self._questions[key]
-        except (KeyError, TypeError):
+        except KeyError:
             pass
-        ask = core.ask_of(workload, arguments)
-        question = _question(ask)
-        try:
-            if len(self._questions) >= _KEPT_QUESTIONS:
-                self._questions.clear()
-            self._questions[key] = question
-        except (NameError, TypeError):  # an argument that cannot be remembered
-            pass
+        except TypeError:  # a list of numbers: it is not remembered
+            return _question(core.ask_of(workload, arguments))
+        question = _question(core.ask_of(workload, arguments))
+        if len(self._questions) >= _KEPT_QUESTIONS:
+            self._questions.clear()
+        self._questions[key] = question
         return question
 
     def take_decisions(self) -> int:
@@ -216,7 +215,8 @@ class View:
 def decider(view: View, slow: Callable[[float], Decision], full: Callable[..., Decision]) -> Decider:
     """The callable for hot loops.
 
-    ``slow(work)`` answers whatever the decoded spans do not, ``full(**parameters)`` a whole task.
+    ``slow(work)`` answers whatever the decoded spans do not, and tells the daemon how many were answered; ``full(**parameters)``
+    answers a whole task.
     """
     bisect, now = bisect_right, monotonic_ns
 
@@ -226,11 +226,15 @@ def decider(view: View, slow: Callable[[float], Decision], full: Callable[..., D
         known = view.known
         words = known.words
         if words[known.word] == known.sequence and now() - words[BEAT_WORD] < STALE_NANOSECONDS:
-            index = bisect(known.starts, work) - 1
+            try:
+                index = bisect(known.starts, work) - 1
+            except TypeError:
+                return slow(work)  # it is no number: there is an error for that
             decision = known.decisions[index]
             if decision is not None and not words[BUSY_WORD] & known.masks[index]:
-                view.count += 1
-                return decision
+                view.count = count = view.count + 1
+                if count < _MOST_UNTOLD:
+                    return decision
         return slow(work)
 
     return decide_work

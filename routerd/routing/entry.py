@@ -22,8 +22,12 @@ ASK = -1
 #: The place, among the pieces of batch or bytes, of tasks whose batch or bytes are not known.
 NOT_KNOWN = -1
 
-_BEYOND = 64.0  # work this much below or above all timed sizes is asked about
+_BELOW, _ABOVE = (
+    1e6,
+    64.0,
+)  # work this much below (where only launch cost is left) or above all timed sizes is asked about
 _BLUR = 1e-9  # so near to where two change places rounding may let them take turns: there the daemon is asked
+_FLAT_BELOW = 64.0  # times below the smallest timed size
 _FIGURES_FACTOR = 4.0  # a span covers at most this range of work, so that the figures of its middle are near all of it
 
 
@@ -94,7 +98,7 @@ def spans_of(pieces: Sequence[tuple[float, int]], grounds: Sequence[Ground]) -> 
             continue
         ground = grounds[index]
         first_timed, last_timed = _timed(ground)
-        low, high = max(start, first_timed / _BEYOND), min(end, last_timed * _BEYOND)
+        low, high = max(start, first_timed / _BELOW), min(end, last_timed * _ABOVE)
         if low >= high:
             continue
         found = winners(ground, low, high)
@@ -107,7 +111,7 @@ def spans_of(pieces: Sequence[tuple[float, int]], grounds: Sequence[Ground]) -> 
             workers = _workers(ground, backend)
             spans += [
                 Span(left, index, workers, math.sqrt(left * right), backend)
-                for left, right in pairwise([begin, *_between(begin, until), until])
+                for left, right in pairwise([begin, *_between(begin, until, first_timed), until])
             ]
             spans.append(_asked(until))
         spans.append(_asked(high))
@@ -126,10 +130,18 @@ def _timed(ground: Ground) -> tuple[float, float]:
     return (math.exp(min(knots)), math.exp(max(knots))) if knots else (1.0, 1.0)
 
 
-def _between(first: float, last: float) -> list[float]:
-    """Places between two sizes, so close together that figures do not change much from one to the next."""
-    count = math.ceil(math.log(last / first) / math.log(_FIGURES_FACTOR))
-    return [first * (last / first) ** (part / count) for part in range(1, count)]
+def _between(first: float, last: float, first_timed: float) -> list[float]:
+    """Places between two sizes, so close together that figures do not change much from one to the next.
+
+    Far below the smallest timed size only launch cost is left, which does not change at all.
+    """
+    flat = first_timed / _FLAT_BELOW
+    if last <= flat:
+        return []
+    start = max(first, flat)
+    count = math.ceil(math.log(last / start) / math.log(_FIGURES_FACTOR))
+    places = [start * (last / start) ** (part / count) for part in range(1, count)]
+    return [start, *places] if start > first else places
 
 
 def _workers(ground: Ground, backend: str) -> int:

@@ -2,7 +2,8 @@
 
 The share earns a credit; a task tried elsewhere costs the seconds that it took beyond the best prediction. So a backend that
 has recovered costs nothing and is tried again at once, until its model has caught up, and one that has not is left alone
-until the credit allows another look.
+until the credit allows another look. Until its time is known a task costs what is predicted: tasks that arrive together
+share one credit, and a backend that fails is not tried with every task.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from routerd.costs.choice import confidence_of
+from routerd.costs.confidence import late_probability
 from routerd.types import Candidate, Decision
 
 _GAP = 20  # tasks of the workload between two looks at a backend that does not surprise
@@ -31,7 +33,10 @@ class Explorer:
         self._accounts: dict[str, _Account] = {}
 
     def pick(self, workload: str, ranking: Sequence[Candidate], deadline_seconds: float | None) -> Candidate | None:
-        """The candidate to try in place of the first, if it is time for one, it is affordable, and no deadline suffers."""
+        """The candidate to try in place of the first, if it is time for one, it is affordable, and no deadline suffers.
+
+        It is charged for as predicted; :meth:`account` puts that right.
+        """
         if self.budget <= 0.0 or len(ranking) < 2:
             return None
         account = self._accounts.setdefault(workload, _Account())
@@ -44,7 +49,12 @@ class Explorer:
             and (account.tasks - account.seen.get(other.backend, 0) >= _GAP or other.backend in account.surprising)
             and _surely_in_time(other, deadline_seconds)
         ]
-        return min(affordable, key=lambda other: account.seen.get(other.backend, 0), default=None)
+        tried = min(affordable, key=lambda other: account.seen.get(other.backend, 0), default=None)
+        if tried is not None:
+            account.seen[tried.backend] = account.tasks
+            account.surprising.discard(tried.backend)
+            account.credit -= tried.predicted_seconds - best
+        return tried
 
     def account(self, workload: str, best: Candidate, ran: Candidate, seconds: float) -> None:
         """Note that a task that was for ``best`` ran on ``ran`` and took this long there, all in all."""
@@ -58,11 +68,10 @@ class Explorer:
         if ran.backend == best.backend:
             return
         self.explored += 1
-        account.credit -= max(seconds - best.predicted_seconds, 0.0)
+        charged = max(ran.predicted_seconds - best.predicted_seconds, 0.0)
+        account.credit += charged - max(seconds - best.predicted_seconds, 0.0)
         if seconds < _SURPRISE * ran.predicted_seconds:
             account.surprising.add(ran.backend)
-        else:
-            account.surprising.discard(ran.backend)
 
 
 class _Account:
@@ -76,7 +85,7 @@ class _Account:
 
 
 def tried_elsewhere(
-    decision: Decision, ranking: Sequence[Candidate], tried: Candidate
+    decision: Decision, ranking: Sequence[Candidate], tried: Candidate, deadline_seconds: float | None = None
 ) -> tuple[Decision, tuple[Candidate, ...]]:
     """The decision and ranking with ``tried`` first, and words that say so."""
     others = tuple(candidate for candidate in ranking if candidate is not tried)
@@ -91,7 +100,7 @@ def tried_elsewhere(
         reasoning=f"{tried.backend} is tried again, to see whether it has become faster (exploration); "
         f"otherwise: {decision.reasoning}",
         fallbacks=others,
-        in_time=None,
+        in_time=None if deadline_seconds is None else 1.0 - late_probability(tried, deadline_seconds),
     )
     return moved, (tried, *others)
 

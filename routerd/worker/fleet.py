@@ -131,6 +131,11 @@ class Fleet:
             return {}
         return {number: worker.queue_seconds() for number, worker in enumerate(self.workers) if not worker.idle}
 
+    def is_idle(self, device_kind: str) -> bool:
+        """Whether no worker of the device computes, so that a timing there would be a true one."""
+        workers = (worker for worker in self.workers if worker.specs[0].device_kind == device_kind)
+        return not any(worker.up and not worker.idle for worker in workers)
+
     def want(self, workload: str) -> None:
         """Somebody uses this workload: its pairs are proved and timed first."""
         if workload not in self.wanted:

@@ -250,7 +250,8 @@ def daemon() -> Iterator[DaemonProcess]:
 
 @pytest.fixture
 def router(daemon: DaemonProcess) -> Iterator[Router]:
-    with daemon.connect(name="test") as connection:
+    """A client that has the daemon decide and run everything; ``test_table.py`` has those that read its table."""
+    with daemon.connect(name="test", table=False) as connection:
         yield connection
 
 
@@ -279,7 +280,7 @@ def wire(daemon: DaemonProcess) -> Iterator[Callable[[], Wire]]:
 @pytest.fixture
 def bystander(daemon: DaemonProcess) -> Iterator[Router]:
     """Another client: whatever the test does, this one is served before and after by the same process."""
-    with daemon.connect(name="bystander") as other:
+    with daemon.connect(name="bystander", table=False) as other:
         pid = other.call("status")["pid"]
         exactly = {**OPTION, "tolerance": 0.0}
         before = other.run("options.monte_carlo_european", **exactly)["price"]

@@ -20,7 +20,7 @@ from routerd.workloads.content import relative_error
 
 def run_with(daemon, work):
     async def main():
-        async with await connect(daemon.socket, name="async") as router:
+        async with await connect(daemon.socket, name="async", table=False) as router:
             return await work(router)
 
     return asyncio.run(main())

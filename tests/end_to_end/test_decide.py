@@ -19,13 +19,6 @@ FIELDS = {
 GEMM = {"m": 500, "k": 500, "n": 500}
 
 
-@pytest.fixture
-def router(daemon):
-    """A client that asks the daemon about everything; test_table.py has those that read its table."""
-    with daemon.connect(name="test", table=False) as connection:
-        yield connection
-
-
 def error_of(router, backend, workload):
     for state in router.call("backends")["backends"]:
         if state["name"] == backend:
@@ -136,14 +129,16 @@ class TestTolerance:
 @pytest.mark.parametrize("side", [16, 64, 120, 400])
 @pytest.mark.parametrize("table", [False, True])
 def test_run_goes_where_decide_says(daemon, side, options, table):
-    """Unless it was a close call, which the learning from one run may turn."""
+    """Unless it was a close call, which the learning from one run may turn, or the moment of the run was another one."""
     a = np.ones((side, side))
     with daemon.connect(name="test", table=table) as router:
         router.run("linalg.gemm", a=a, b=a, **options)
         decision = router.decide("linalg.gemm", a=a, b=a, **options)
         result = router.run("linalg.gemm", a=a, b=a, **options)
     assert result.ran_on.backend == result.decision.backend
-    if decision.confidence > 0.9:
+    explored = "(exploration)" in result.decision.reasoning
+    queued = any(other.queue_seconds for other in (*decision.fallbacks, *result.decision.fallbacks))
+    if decision.confidence > 0.9 and not explored and not queued:
         assert result.ran_on.backend == decision.backend
     assert result.decision.rule == decision.rule
 

@@ -73,7 +73,7 @@ class Bench:
     def start(self):
         self.spent = 0.0  # seconds that trying has taken
         self.process.start()
-        self.router = self.process.connect(name="bench")
+        self.router = self.process.connect(name="bench", table=False)
         return self
 
     def policy(self, budget):
@@ -160,6 +160,9 @@ def test_a_slower_backend_loses_its_tasks_and_gets_them_back_when_it_recovers(be
     assert where(paced.runs(20)) == {"paced.one"}
     paced.set_pace(one=0.03)
     paced.runs_until_on("paced.two", 30)
+    with paced.process.connect(name="bench") as reader:  # the table follows
+        wait_until(lambda: reader.decide(WORKLOAD, N=100).backend == "paced.two", 5.0)
+        assert reader.decide(WORKLOAD, N=100).decision_id.startswith("table:")
     paced.settle()
     assert sum(result.ran_on.backend == "paced.two" for result in paced.runs(10)) >= 8
 

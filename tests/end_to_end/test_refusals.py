@@ -12,6 +12,13 @@ pytestmark = pytest.mark.usefixtures("bystander")
 MONTE_CARLO = "options.monte_carlo_european"
 
 
+@pytest.fixture(params=[False, True], ids=["daemon", "table"])
+def router(daemon, request):
+    """A client that asks the daemon, and one that checks what it can itself: nobody shall see a difference."""
+    with daemon.connect(name="test", table=request.param) as connection:
+        yield connection
+
+
 def refused(router, expected, words, workload=MONTE_CARLO, *, method="run", **arguments):
     """The request fails with this class and words, and the connection serves the next one."""
     with pytest.raises(expected, match=words) as caught:

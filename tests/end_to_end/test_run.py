@@ -33,9 +33,11 @@ def example(name, size):
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
 @pytest.mark.parametrize("size", SIZES)
 class TestEveryWorkload:
-    def test_gives_what_numpy_gives(self, router, name, size):
+    @pytest.mark.parametrize("table", [False, True])
+    def test_gives_what_numpy_gives(self, daemon, name, size, table):
         workload, params, arrays, expected = example(name, size)
-        result = router.run(name, **params, **arrays)
+        with daemon.connect(table=table) as router:
+            result = router.run(name, **params, **arrays)
         assert result.keys() == expected.keys()
         assert relative_error(workload, dict(result), expected) <= workload.tolerance
         assert result.fallback_reason is None

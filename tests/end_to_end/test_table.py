@@ -176,9 +176,8 @@ class TestPolicies:
 
             def apply(rule):
                 path = tmp_path / "rule.yaml"
-                path.write_text(
-                    f"apiVersion: routerd/v1\nkind: Policy\nrules: [{{id: {rule}, objective: {{latency: 1.0}}}}]\n"
-                )
+                rules = f"rules: [{{id: {rule}, objective: {{latency: 1.0}}}}]\nrecord: {{decisions: none}}\n"
+                path.write_text(f"apiVersion: routerd/v1\nkind: Policy\n{rules}")
                 applied = admin.call("policy.apply", {"paths": [str(path)]})
                 return applied["generation"], applied["digest"]
 

@@ -207,6 +207,7 @@ def table_setting(
 ) -> type:
     """A router under a policy, its table, and a client, for whom the daemon's heart has always just beaten."""
     monkeypatch.setattr("routerd.client.table.monotonic_ns", lambda: 0)
+    monkeypatch.setattr("routerd.table._MINOR_SECONDS", 0.02)  # not a second for each change
 
     class Setting:
         def __init__(self, body: str = "", *, in_process_seconds: float = 0.0, **client: Any) -> None:

@@ -286,12 +286,10 @@ class TestTheWayToAWorker:
         planner = make_planner()
         assert not any(planner.learn_overhead("w", seconds) for _ in range(50))
 
-    def test_a_negative_way_is_a_short_one(self, make_planner, decide, gpu):
+    @pytest.mark.parametrize("seconds", [-1.0, 0.0, math.nan, math.inf])
+    def test_a_way_that_no_clock_can_have_meant_is_refused(self, make_planner, gpu, seconds):
         planner = make_planner()
-        for _ in range(300):
-            planner.learn_overhead(gpu, -1.0)
-        planner.forget()
-        assert 0.0 < of(decide(planner, 1e8)[1], "metal.mlx").transfer_seconds < 2e-6
+        assert not any(planner.learn_overhead(gpu, seconds) for _ in range(300))
 
 
 def test_a_queue_is_part_of_the_prediction_and_not_of_the_ground(make_planner, decide, ground, fleet):

@@ -342,11 +342,17 @@ class TestLearning:
 class TestExploring:
     BUDGET = "exploration: {budget: 20%}\n"
 
+    def as_predicted(self, fleet):
+        """Every backend takes what is predicted of it."""
+        for backend in fleet.backends.values():
+            backend.worker.outcome = backend.pairs[MONTE_CARLO.workload].model.predict(1e7).seconds
+
     def ran_on(self, router, session, count, ask=MONTE_CARLO):
         return [run(router, session, ask).result.ran_on.backend for _ in range(count)]
 
     def test_a_share_of_tasks_goes_elsewhere_and_says_so(self, make_router, session, fleet):
         router = make_router(self.BUDGET)
+        self.as_predicted(fleet)
         results = [run(router, session).result for _ in range(200)]
         tried = [one for one in results if one.ran_on.backend != "metal.mlx"]
         assert 0 < len(tried) == router.explorer.explored < 40
@@ -368,16 +374,14 @@ class TestExploring:
         router = make_router(self.BUDGET + "default: {objective: {energy: 1.0}}")
         watts = {"cpu": 60.0, "metal_gpu": 400.0, "neural_engine": 2.0}
         router.planner._power = lambda: (watts, "settings")
-        for backend in fleet.backends.values():
-            backend.worker.outcome = backend.pairs[MONTE_CARLO.workload].model.predict(1e7).seconds
+        self.as_predicted(fleet)
         ran = self.ran_on(router, session, 200)
         assert "metal.mlx" not in ran
         assert 0 < ran.count("cpu.numpy") == router.explorer.explored < 40
 
     def test_a_wait_in_a_queue_is_no_surprise(self, make_router, session, fleet):
         router = make_router(self.BUDGET)
-        for backend in fleet.backends.values():
-            backend.worker.outcome = backend.pairs[MONTE_CARLO.workload].model.predict(1e7).seconds
+        self.as_predicted(fleet)
         fleet.backends["ane.coreml"].worker.load(2e-3)
         assert 0 < self.ran_on(router, session, 200).count("ane.coreml") < 15
 
@@ -387,8 +391,9 @@ class TestExploring:
         assert set(self.ran_on(router, session, 10)) == {"ane.coreml"}
         assert router.explorer.explored == 0
 
-    def test_decisions_alone_are_never_tried_elsewhere(self, make_router, session):
+    def test_decisions_alone_are_never_tried_elsewhere(self, make_router, session, fleet):
         router = make_router(self.BUDGET)
+        self.as_predicted(fleet)
         self.ran_on(router, session, 100)
         assert {router.plan(MONTE_CARLO, session).decision.backend for _ in range(100)} == {"metal.mlx"}
 

@@ -169,18 +169,20 @@ def test_a_client_does_without_a_table_where_descriptors_have_run_out(play):
 
 
 @pytest.mark.parametrize(("role", "offered"), [("read", False), ("execute", True), ("admin", True)])
-def test_only_who_may_execute_runs_work_in_process(play, monkeypatch, role, offered):
+def test_only_who_may_execute_and_has_the_table_runs_work_in_process(play, monkeypatch, directory, role, offered):
     monkeypatch.setattr("routerd.server.role_of", lambda *_arguments: role)
     sees = Method("read", immediate=lambda session, _params: encode(session.in_process))
 
     async def scene(_server, connect, _left):
-        able, unable = await connect(), await connect()
-        await able.hello(in_process=True)
-        await unable.hello()
+        able, *unable = [await connect() for _ in range(3)]
+        await able.hello(in_process=True, table=True)
+        await unable[0].hello(table=True)
+        await unable[1].hello(in_process=True)
         assert (await able.ask("sees"))["result"] is offered
-        assert (await unable.ask("sees"))["result"] is False
+        assert [(await one.ask("sees"))["result"] for one in unable] == [False, False]
 
-    play(scene, {"sees": sees})
+    with (directory / "table").open("w+b") as file:
+        play(scene, {"sees": sees}, table=Table(file))
 
 
 @pytest.mark.parametrize(("role", "allowed"), [("read", {"r"}), ("execute", {"r", "e"}), ("admin", {"r", "e", "a"})])

@@ -11,7 +11,7 @@ import pytest
 
 from routerd import errors
 from routerd.client import core
-from routerd.protocol import Failure, Reply, SegmentInfo, encode_frame
+from routerd.protocol import Failure, Reply, SegmentInfo, encode, encode_frame
 from routerd.types import ArrayRef
 
 
@@ -119,3 +119,15 @@ def test_a_path_that_no_socket_can_have_is_final(tmp_path):
 @pytest.mark.parametrize(("shape", "dtype", "size"), [((3, 4), "float64", 96), ((), "float32", 4), ((5,), "uint8", 5)])
 def test_bytes_of_an_empty_array(shape, dtype, size):
     assert core.empty_bytes(shape, np.dtype(dtype)) == size
+
+
+@pytest.mark.parametrize("work", [10**6, 1e6, np.float64(1e6), np.float32(1e6), np.int64(10**6), np.array([1e6])[0]])
+def test_work_may_be_any_number(work):
+    ask = core.ask_of_work("linalg.gemm", work)
+    assert msgspec.msgpack.decode(encode(ask))["work"] == 1e6
+
+
+@pytest.mark.parametrize("work", ["1e6", True, np.True_, 1 + 0j, [1.0], 10**400])
+def test_work_that_is_no_number_is_said_here(work):
+    with pytest.raises(errors.InvalidParameter, match="work"):
+        core.ask_of_work("linalg.gemm", work)

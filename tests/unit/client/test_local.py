@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from routerd.client.core import split_arguments
 from routerd.client.local import LocalWork
 from routerd.client.table import Table
-from routerd.errors import ExecutionError, InvalidArray, InvalidParameter
+from routerd.errors import ExecutionError, InvalidArray, InvalidParameter, OutOfMemory
 from routerd.namespaces.execution import execute_kernel
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads import builtin_workloads
@@ -41,8 +42,8 @@ def run(local):
     """What a client does first for ``run``."""
 
     def run(workload, arguments):
-        view = local.view(workload, arguments)
-        return view and local.run(view, arguments)
+        view = local.view(workload)
+        return view and local.run(view, *split_arguments(workload, arguments))
 
     return run
 
@@ -79,6 +80,24 @@ class TestHere:
             np.testing.assert_array_equal(product, expected)
             assert product.dtype == np.float64
 
+    def test_a_subclass_of_arrays_is_computed_with_as_an_array(self, written):
+        workload = WORKLOADS["strategy.backtest_sma_sweep"]
+        example = workload.example(300.0, np.random.default_rng(3))
+        written.write(9, workload.name, in_process=True)
+        local = LocalWork(Table(written.reader))
+        view = written.place(local.view(workload.name), 9)
+        expected = local.run(view, example.params, example.arrays)
+        given = {name: array.view(np.matrix) if array.ndim == 2 else array for name, array in example.arrays.items()}
+        assert any(isinstance(array, np.matrix) for array in given.values())
+        for output, value in local.run(view, example.params, given).items():
+            np.testing.assert_array_equal(value, expected[output])
+            assert np.asarray(value).flags.c_contiguous
+
+    def test_what_the_caller_has_set_for_its_own_floating_point_does_not_matter(self, run):
+        with np.errstate(all="raise"):
+            (product,) = run(GEMM, {"a": np.full((3, 3), 1e200), "b": np.full((3, 3), 1e200)}).values()
+        assert np.isinf(product).all()
+
     def test_results_are_read_only_and_nobodys_input(self, run):
         returns = np.random.default_rng(1).normal(0.0, 0.01, (50, 2))
         result = run(PERFORMANCE, {"returns": returns})
@@ -96,7 +115,7 @@ class TestHere:
         example = workload.example(max(workload.work_range[0], 300.0), np.random.default_rng(3))
         written.write(9, name, in_process=True)
         table = Table(written.reader)
-        result = LocalWork(table).run(written.place(table.view(name), 9), {**example.params, **example.arrays})
+        result = LocalWork(table).run(written.place(table.view(name), 9), example.params, example.arrays)
         params = {one.name: one.default for one in workload.parameters if one.default is not None} | example.params
         expected = execute_kernel(NumpyNamespace(), workload, params, example.arrays).outputs
         assert set(result) == set(expected)
@@ -111,7 +130,6 @@ class TestTheDaemons:
         ("workload", "arguments"),
         [
             (GEMM, {"a": np.zeros((60, 60)), "b": np.zeros((60, 60))}),  # above the limit of service
-            (GEMM, {"a": np.zeros((1, 70_000)), "b": np.zeros((70_000, 1))}),  # small work, many bytes
             (MONTE_CARLO, {**OPTION, "num_simulations": 1_000_000}),
             (MONTE_CARLO, {**OPTION, "deadline_ms": 5.0}),
             (MONTE_CARLO, {**OPTION, "tolerance": 0.1}),
@@ -157,7 +175,18 @@ class TestErrors:
         (told,) = local.take_runs()
         assert (told.count, told.failed, told.samples) == (1, 1, ())
 
-    @pytest.mark.filterwarnings("ignore:overflow")
+    @pytest.mark.parametrize(
+        ("raised", "error"), [(MemoryError("no"), OutOfMemory), (ValueError("odd"), ExecutionError)]
+    )
+    def test_what_a_kernel_raises_is_said_as_the_worker_says_it(self, run, local, monkeypatch, raised, error):
+        def fail(*_arguments):
+            raise raised
+
+        monkeypatch.setattr("routerd.namespaces.execution.execute_kernel", fail)
+        with pytest.raises(error, match=f"{GEMM} on in_process.numpy raised {type(raised).__name__}: {raised}"):
+            run(GEMM, SMALL)
+        assert local.take_runs()[0].failed == 1
+
     def test_a_result_beyond_all_numbers_is_none(self, run, local):
         huge = dict.fromkeys(("quantity", "price", "fx"), np.full(3, 1e300))
         with pytest.raises(ExecutionError, match="scale them to magnitudes that are usual"):
@@ -177,3 +206,11 @@ class TestCounting:
         assert {work for work, _seconds in told[GEMM].samples} == {48.0}
         assert all(0.0 < seconds < 1.0 for _work, seconds in told[GEMM].samples)
         assert (local.take_runs(), local.count) == ((), 0)
+
+    def test_the_first_run_of_a_process_teaches_nothing(self, run, local):
+        """It imports the kernels: what a program takes that runs one task would be predicted for all."""
+        run(GEMM, SMALL)
+        assert [one.samples for one in local.take_runs()] == [()]
+        run(GEMM, SMALL)
+        run(MONTE_CARLO, OPTION)
+        assert {one.workload: len(one.samples) for one in local.take_runs()} == {GEMM: 1, MONTE_CARLO: 0}

@@ -54,7 +54,7 @@ def test_what_has_no_entry_is_asked_for_once_in_a_while(shortcut, locate, writte
 def test_what_is_for_the_daemon_alone_asks_for_no_place(shortcut, locate):
     assert shortcut.decide(GEMM, {**SHAPES, "deadline_ms": 5.0}, locate) is None
     assert shortcut.decide("third.party", {"x": 1.0}, locate) is None
-    assert shortcut.run("third.party", {"x": 1.0}, locate) is None
+    assert shortcut.run("third.party", {"x": 1.0}, {}, locate) is None
     assert locate.asked == []
 
 
@@ -64,9 +64,9 @@ def test_a_bad_task_is_refused_here(shortcut, locate):
 
 
 def test_tiny_work_is_run_here_and_the_rest_is_not(shortcut, locate):
-    assert shortcut.run(GEMM, SMALL, locate).ran_on.backend == "in_process.numpy"
-    assert shortcut.run(GEMM, {"a": np.ones((80, 80)), "b": np.ones((80, 80))}, locate) is None
-    assert shortcut.run(MONTE_CARLO, OPTION, locate) is None
+    assert shortcut.run(GEMM, {}, SMALL, locate).ran_on.backend == "in_process.numpy"
+    assert shortcut.run(GEMM, {}, {"a": np.ones((80, 80)), "b": np.ones((80, 80))}, locate) is None
+    assert shortcut.run(MONTE_CARLO, OPTION, {}, locate) is None
 
 
 def test_reports_are_due_every_second(shortcut, written):
@@ -84,7 +84,7 @@ def test_or_when_much_was_run(shortcut, locate, monkeypatch):
     for _ in range(2):
         for _ in range(3):
             assert not shortcut.is_due
-            assert shortcut.run(GEMM, SMALL, locate) is not None
+            assert shortcut.run(GEMM, {}, SMALL, locate) is not None
         assert shortcut.is_due
         shortcut.take_report()
 
@@ -92,7 +92,7 @@ def test_or_when_much_was_run(shortcut, locate, monkeypatch):
 def test_a_report_says_everything_once(shortcut, locate):
     assert shortcut.take_report() is None
     shortcut.decide(GEMM, SHAPES, locate)
-    shortcut.run(GEMM, SMALL, locate)
+    shortcut.run(GEMM, {}, SMALL, locate)
     report = shortcut.take_report()
     assert report.decisions == 2  # where to run it was decided too
     assert [(runs.workload, runs.count) for runs in report.runs] == [(GEMM, 1)]
@@ -103,4 +103,4 @@ def test_a_closed_one_leaves_everything_to_the_daemon(shortcut, locate):
     assert shortcut.decide(GEMM, SHAPES, locate) is not None
     shortcut.close()
     assert shortcut.decide(GEMM, SHAPES, locate) is None
-    assert shortcut.run(GEMM, SMALL, locate) is None
+    assert shortcut.run(GEMM, {}, SMALL, locate) is None

@@ -110,9 +110,12 @@ def test_a_piece_of_one_number_has_an_answer_too(make_ground):
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**9))
 def test_a_span_is_so_narrow_that_the_figures_of_its_middle_are_near_all_of_it(seed):
-    for span, after in pairwise(spans_of([(0.0, 0)], [random_ground(seed)])):
+    ground = random_ground(seed)
+    least_timed = min(math.exp(knot.log_work) for offer in ground.offers for knot in offer.curve.knots)
+    flat = least_timed / 64.0  # below it only launch cost is left
+    for span, after in pairwise(spans_of([(0.0, 0)], [ground])):
         if span.ground != ASK:
-            assert after.start / span.start <= 4.0001
+            assert after.start / span.start <= 4.0001 or after.start <= flat * 1.0001
             assert span.start <= span.work <= after.start
 
 
