@@ -74,6 +74,7 @@ class DecisionTable:
         self._dirty: deque[int] = deque()
         self._moved: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._heart: asyncio.TimerHandle | None = None
         self._ambient: Mapping[str, Any] = {}
         self._generation = router.active.generation
@@ -143,11 +144,12 @@ class DecisionTable:
     def _compile_in(self, seconds: float) -> None:
         """Compile after so many seconds, unless it is to be sooner anyway."""
         loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= loop.time() + seconds:
+            if self._due <= due:
                 return
             self._timer.cancel()
-        self._timer = loop.call_later(seconds, self._compile_some)
+        self._timer, self._due = loop.call_later(seconds, self._compile_some), due
 
     def _class_of(self, client: Client) -> str:
         compiled = self._router.active.compiled

@@ -228,11 +228,16 @@ class TestProof:
         )  # so tiny a task may differ from the examples: timed again
         results += run(range(40, 240))
         assert [result["c"][0, 0] for result in results] == [number + 1.0 for number in range(240)]
-        assert {result.planned.backend for result in results} == {"null.late"}
         moved = [result for result in results if result.fallback_reason is not None]
-        assert moved
         assert all("the null device was asked to fail" in result.fallback_reason for result in moved)
-        assert results[-1] is moved[-1]
+        assert {result.planned.backend for result in moved} <= {"null.late"}
+        pair = pairs(router, "null.late")["linalg.gemm"]
+        if pair["state"] == "quarantined":  # it failed while it was timed again, and gets no more tasks
+            assert "the null device was asked to fail" in pair["reason"]
+            assert results[-1].planned.backend != "null.late"
+        else:
+            assert {result.planned.backend for result in results} == {"null.late"}
+            assert results[-1] is moved[-1]
 
     def test_a_backend_that_takes_its_worker_down_is_quarantined_in_the_end(self, moody_daemon):
         process = moody_daemon({"null.exits": {"fail": "exit"}}).start()
