@@ -1,5 +1,7 @@
 """What ``run`` adds to the kernel it runs: 4 MB in and 4 MB out, and a product so small that nothing else is left.
 
+The small product is run by a worker, because its tolerance is the task's own, and once more wherever routerd places it.
+
 ``python -m benchmarks.run_overhead [--quick] [--awake] [--json FILE] [--markdown]``
 """
 
@@ -50,6 +52,7 @@ def main() -> None:
                 "pool, large": _beyond(lambda: pool.apply(product, (a, b))[1]),
                 "executor, large": _beyond(lambda: executor.submit(product, a, b).result()[1]),
                 "run, small": _beyond(lambda: _run(router, small, small)),
+                "placed, small": _beyond(lambda: _run_anywhere(router, small)),
                 "relay, small": _beyond(lambda: ask_relay(small_relay, request, _REPLY_BYTES)),
                 "pool, small": _beyond(lambda: pool.apply(product, (small, small))[1]),
                 "executor, small": _beyond(lambda: executor.submit(product, small, small).result()[1]),
@@ -57,22 +60,31 @@ def main() -> None:
             interleave(subjects, blocks=0, calls=1)  # the pools' processes start and import with their first call
             with quiet_machine(options) as conditions:
                 found = interleave(subjects, blocks=blocks, calls=calls)
+            placed = router.run("linalg.gemm", a=small, b=small).ran_on.backend
     figures = [
         *_figures("run, 4 MB in and out", found["run, large"], found["relay, large"], MEDIAN_MICROSECONDS),
         *_figures("peer: multiprocessing.Pool.apply, 4 MB", found["pool, large"], found["relay, large"]),
         *_figures("peer: ProcessPoolExecutor, 4 MB", found["executor, large"], found["relay, large"]),
         *_figures("floor: bare relay, 4 MB", found["relay, large"]),
         *_figures(f"run, {_SMALL}×{_SMALL}", found["run, small"], found["relay, small"]),
+        *_figures(f"run where it is placed, {_SMALL}×{_SMALL}", found["placed, small"], found["relay, small"]),
         *_figures(f"peer: multiprocessing.Pool.apply, {_SMALL}×{_SMALL}", found["pool, small"], found["relay, small"]),
         *_figures(f"peer: ProcessPoolExecutor, {_SMALL}×{_SMALL}", found["executor, small"], found["relay, small"]),
         *_figures("floor: bare relay, 1×1", found["relay, small"]),
     ]
-    publish("run_overhead", figures, {**conditions, "blocks": f"{blocks} of {calls} calls"}, options)
+    publish(
+        "run_overhead", figures, {**conditions, "blocks": f"{blocks} of {calls} calls", "placed on": placed}, options
+    )
 
 
 def _run(router: Router, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     result = router.run("linalg.gemm", a=a, b=b, tolerance=_TOLERANCE)
     return result.timing.kernel_seconds
+
+
+def _run_anywhere(router: Router, small: np.ndarray[Any, Any]) -> float:
+    """As a user would ask."""
+    return router.run("linalg.gemm", a=small, b=small).timing.kernel_seconds
 
 
 def _beyond(call: Callable[[], float]) -> Subject:

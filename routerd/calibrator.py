@@ -221,7 +221,7 @@ class Calibrator:
         if pair.error is None or pair.quarantine is not None:
             pair.error = pair.quarantine = None
             await self._prove(backend, pair, workload, urgent=urgent)
-            pair.warm_in = backend.worker.incarnation
+            backend.note_warm(pair)
         if pair.quarantine is not None or urgent:
             return
         if pair.model.drifted:
@@ -268,7 +268,7 @@ class Calibrator:
     async def _warm_up(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
         """Let the pair's first task since the worker's start be one that nobody waits for."""
         await self._measure(backend, workload, workload.work_range[0], pair.model.cold_seconds or 0.0)
-        pair.warm_in = backend.worker.incarnation
+        backend.note_warm(pair)
 
     async def _measure(
         self, backend: BackendState, workload: Workload, work: float, expected: float

@@ -74,7 +74,7 @@ class Daemon:
                 self._router.changed,
             )
             cache = DecisionCache(self._router)
-            self._table = DecisionTable(self._router, self._fleet, facts)
+            self._table = DecisionTable(self._router, self._fleet)
             reported = ReportedWork(self._router, self._fleet)
             reporter = Reporter(
                 settings, flags, self._registry, self._fleet, self._router, cache, self._calibrator, policies, store,

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from routerd.protocol import Ask, encode
+from routerd.recorder import record_of
 from routerd.router import Router
 from routerd.session import Session
 from routerd.store import DecisionRecord
@@ -52,12 +53,14 @@ class DecisionCache:
         if entry is not None:
             self.hits += 1
             decision_id = router.next_id()
-            router.record_decide(msgspec.structs.replace(entry.record, decision_id=decision_id, time=time.time()))
+            again = msgspec.structs.replace(entry.record, decision_id=decision_id, time=time.time())
+            router.recorder.decided(again, router.active.policy.record)
             return b"".join((entry.before, decision_id.encode(), entry.after))
         self.misses += 1
         plan = router.plan(self._decoder.decode(params), session)
-        record = router.record_of(plan, session, "decide")
-        router.record_decide(record)
+        wanted = router.active.policy.record
+        record = record_of(plan, session, wanted, "decide")
+        router.recorder.decided(record, wanted)
         encoded = encode(plan.decision)
         if router.idle:
             if len(self._entries) >= _ENTRIES:

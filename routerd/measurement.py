@@ -44,7 +44,9 @@ class Measurement:
             seconds=min(expected * messages.MEASURE_CALLS, max(params.budget_seconds, 2.0 * expected)),
             priority=FOREGROUND,
         )
-        self._note_warm(backend, pair)
+        if backend.cold_seconds(pair):
+            backend.note_warm(pair)
+            self._router.changed(pair.workload)
         outcome: messages.Measured = answer.outcome
         return {"work": outcome.work, "seconds": outcome.seconds}
 
@@ -64,11 +66,6 @@ class Measurement:
         deadline = loop.time() + _PATIENCE_SECONDS
         while not self._fleet.is_idle(device_kind) and loop.time() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
-
-    def _note_warm(self, backend: BackendState, pair: Pair) -> None:
-        if backend.cold_seconds(pair):
-            pair.warm_in = backend.worker.incarnation
-            self._router.changed(pair.workload)
 
 
 def _check(params: MeasureTask, workload: Workload) -> None:

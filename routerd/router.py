@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from routerd.errors import (
     ExecutionError,
@@ -30,10 +30,11 @@ from routerd.interfaces import Workload
 from routerd.logs import decision_scope, get_logger
 from routerd.planner import GPU_KINDS, ActivePolicy, Planner
 from routerd.protocol import Ask, SegmentInfo
+from routerd.recorder import Recorder
 from routerd.releases import Releases
 from routerd.routing.exploration import Explorer, tried_elsewhere
 from routerd.session import InputSegment, Session
-from routerd.store import DecisionRecord, Store
+from routerd.store import Store
 from routerd.types import Candidate, Decision, Placed, Result, Task, Timing
 from routerd.worker import messages
 from routerd.worker.fleet import BackendState, Fleet
@@ -86,7 +87,7 @@ class Router:
     ) -> None:
         self._fleet = fleet
         self.releases = releases or Releases(fleet)
-        self._store = store
+        self.recorder = Recorder(store)
         self._flags = flags
         self.facts = facts
         self._active = active
@@ -200,12 +201,12 @@ class Router:
                 completed = await self._attempt(plan, segments, session, started)
         except RouterdError as error:
             self.failed += 1
-            self._record_run(plan, session, error_code=error.code)
+            self.recorder.executed(plan, session, self._active.policy.record, error_code=error.code)
             raise
         finally:
             self._fleet.forget_segments([segment.info.segment for segment in segments if segment.release()])
         self.executed += 1
-        self._record_run(plan, session, result=completed.result)
+        self.recorder.executed(plan, session, self._active.policy.record, result=completed.result)
         return completed
 
     async def _attempt(self, plan: Plan, segments: list[InputSegment], session: Session, started: float) -> Completed:
@@ -320,7 +321,7 @@ class Router:
             return
         ran = next(one for one in plan.ranking if one.backend == backend.spec.name)
         if ran.cold_seconds:
-            pair.warm_in = backend.worker.incarnation
+            backend.note_warm(pair)
             self.changed(workload)
             return
         if ran.backend == plan.decision.backend:  # not after a fallback
@@ -354,49 +355,6 @@ class Router:
         if kind in GPU_KINDS:
             return bool(self._flags["GPU_FALLBACK_ENABLED"])
         return bool(self._flags["NEURAL_ENGINE_FALLBACK"]) if kind == "neural_engine" else True
-
-    # -- record ---------------------------------------------------------------------------------------------------
-
-    def record_decide(self, record: DecisionRecord) -> None:
-        """Keep a decision that the daemon does not execute."""
-        if self._active.policy.record.decisions == "all":
-            self._store.record(record)
-
-    def _record_run(
-        self, plan: Plan, session: Session, *, result: Result | None = None, error_code: str | None = None
-    ) -> None:
-        if self._active.policy.record.decisions != "none":
-            self._store.record(self.record_of(plan, session, "run", result, error_code))
-
-    def record_of(
-        self,
-        plan: Plan,
-        session: Session,
-        method: Literal["decide", "run"],
-        result: Result | None = None,
-        error_code: str | None = None,
-    ) -> DecisionRecord:
-        """What is kept of a decision and of its execution, less what the policy redacts."""
-        task, redact = plan.task, self._active.policy.record.redact
-        return DecisionRecord(
-            decision_id=plan.decision.decision_id,
-            time=time.time(),
-            client="" if "client.name" in redact else session.name,
-            uid=-1 if "client.uid" in redact else session.uid,
-            method=method,
-            workload=task.workload,
-            params={} if "task.params" in redact else task.params,
-            dims=task.dims,
-            work=task.work,
-            nbytes=task.nbytes,
-            tolerance=task.tolerance,
-            facts={name: value for name, value in plan.facts.items() if name not in redact},
-            decision=plan.decision,
-            ran_on=result.ran_on.backend if result else None,
-            fallback_reason=result.fallback_reason if result else None,
-            timing=result.timing if result else None,
-            error_code=error_code,
-        )
 
 
 def _cause(error: RouterdError) -> str:

@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections import deque
 from collections.abc import Hashable, Mapping
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from routerd.errors import Unavailable, UnknownModel, UnknownWorkload
-from routerd.facts import FactSource
 from routerd.interfaces import IN_PROCESS_BACKEND
 from routerd.logs import get_logger
 from routerd.memory import create_published
@@ -57,22 +55,20 @@ class _Slot(NamedTuple):
 
 
 class DecisionTable:
-    """Owns the shared memory. Nothing is compiled before :meth:`start`."""
+    """Owns the shared memory. Nothing is kept up to date before :meth:`start`. Raises ``OSError`` without memory for it."""
 
-    def __init__(self, router: Router, fleet: Fleet, facts: FactSource) -> None:
+    def __init__(self, router: Router, fleet: Fleet) -> None:
         self._router = router
         self._fleet = fleet
-        self._facts = facts
         self._memory, self._descriptor = create_published(SIZE)
         self._writer = SlotWriter(self._memory)
         self._slots: list[_Slot] = []
         self._places: dict[tuple[str, str], int] = {}
         self._classes: dict[Hashable, str] = {}
-        self._class_numbers = (
-            itertools.count()
-        )  # never again the same, or a client might take others' answers for its own
-        self._dirty: deque[int] = deque()
-        self._moved: set[int] = set()
+        # Never again the same number, or a client might take others' answers for its own.
+        self._class_numbers = itertools.count()
+        self._silent: set[int] = set()  # slots that say nothing until they are compiled anew
+        self._moved: set[int] = set()  # slots whose figures have moved a little
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._heart: asyncio.TimerHandle | None = None
@@ -131,12 +127,14 @@ class DecisionTable:
             self._generation = self._router.active.generation
             self._forget_all()
         for slot, held in enumerate(self._slots):
-            if workload in (None, held.workload):
+            if workload not in (None, held.workload):
+                continue
+            if minor:
                 self._moved.add(slot)
-                if not minor:
-                    self._writer.withdraw(slot)
-                    self._dirty.append(slot)
-        if self._dirty:
+            else:
+                self._writer.withdraw(slot)
+                self._silent.add(slot)
+        if self._silent:
             self._compile_in(_COMPILE_SECONDS)
         elif self._moved:
             self._compile_in(_MINOR_SECONDS)
@@ -164,7 +162,7 @@ class DecisionTable:
         self._slots.clear()
         self._places.clear()
         self._classes.clear()
-        self._dirty.clear()
+        self._silent.clear()
         self._moved.clear()
 
     def _withdraw_all(self) -> None:
@@ -184,15 +182,13 @@ class DecisionTable:
         """Compile what has changed, first what says nothing until then, but let requests in between."""
         self._timer = None
         until = perf_counter() + _SLICE_SECONDS
-        while self._moved:
-            slot = self._dirty.popleft() if self._dirty else next(iter(self._moved))
-            if slot in self._moved:
-                self._moved.discard(slot)
-                self._compile(slot)
+        while self._silent or self._moved:
+            slot = (self._silent or self._moved).pop()
+            self._moved.discard(slot)
+            self._compile(slot)
             if perf_counter() >= until:
-                break
-        if self._moved:
-            self._compile_in(0.0)
+                self._compile_in(0.0)
+                return
 
     def _compile(self, slot: int) -> None:
         held = self._slots[slot]
@@ -246,7 +242,7 @@ class DecisionTable:
         """What the policy says of such tasks; ``None`` where that depends on what only the moment of asking tells."""
         active, workload = self._router.active, self._router.workload(held.workload)
         task = Task(workload.name, {}, {}, {}, values["task.work"] or 0.0, 0, workload.tolerance)
-        facts = self._facts.gather(task, workload, held.client, active.compiled.facts_used)
+        facts = self._router.facts.gather(task, workload, held.client, active.compiled.facts_used)
         facts |= {name: value for name, value in values.items() if value is not None}
         backends = [(name, backend.spec.device_kind) for name, backend in self._fleet.backends.items()]
         if held.client.in_process:

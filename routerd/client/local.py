@@ -14,7 +14,7 @@ from routerd.errors import ExecutionError, OutOfMemory, RouterdError
 from routerd.interfaces import IN_PROCESS_BACKEND
 from routerd.protocol import InProcessRuns
 from routerd.types import Decision, Placed, Result, Timing
-from routerd.workloads.content import check_content, first_not_finite
+from routerd.workloads.content import check_content, require_finite
 
 _SAMPLES = 16  # of each workload in one report
 _HERE = Placed(IN_PROCESS_BACKEND, "in_process")
@@ -91,12 +91,7 @@ def _compute(
     check_content(workload, params, arrays)
     with np.errstate(all="ignore"):  # what the caller has set is for the caller's own work
         execution = execute_kernel(NumpyNamespace(), workload, params, arrays)
-    wrong = first_not_finite(workload, execution.outputs)
-    if wrong:
-        raise ExecutionError(
-            f"{IN_PROCESS_BACKEND} cannot compute {name} for these inputs in its precision: {wrong}; "
-            "scale them to magnitudes that are usual"
-        )
+    require_finite(workload, execution.outputs, IN_PROCESS_BACKEND)
     outputs: dict[str, Any] = {}
     for output, array in execution.outputs.items():
         if array.shape == ():

@@ -19,12 +19,14 @@ from msgspec import Struct
 from routerd.costs.curve import Curve, curve_through, prior_curve
 from routerd.types import Prediction
 
+#: Of a normal distribution: its standard deviation over the median distance from its middle.
+MAD_TO_SIGMA = 1.4826
+
 _WINDOW = 31  # executions that a correction looks back on
 _DECAY = 0.5 ** (1 / 10)  # an execution counts half after ten more
 _FADE = 0.5 ** (1 / 20)  # and beside that, half after twenty more of the pair, at whatever size
 _STAND = 3.0  # what was believed before counts as this many executions
 _WEIGHTS = tuple(_DECAY**age for age in range(_WINDOW))
-_MAD_TO_SIGMA = 1.4826
 _NOTICEABLE = 0.02  # a correction is published when it moves a prediction by this much (log) …
 _NOTICEABLE_SHARE = 0.2  # … and by this share of what runs vary by anyway
 _DRIFTED = math.log(1.5)  # a pair that differs this much from its calibration is timed again
@@ -114,10 +116,6 @@ class CostModel:
         self._log_works = [math.log(point.work) for point in fresh]
         self._calibrated = self._curve([_NONE] * max(len(fresh), 1))
         self._publish(self._corrections())
-
-    def add_point(self, point: Point) -> None:
-        """One more calibrated size, replacing an earlier one at the same work."""
-        self.calibrate([known for known in self._points if known.work != point.work] + [point])
 
     def predict(self, work: float) -> Prediction:
         """Seconds for this much work. Outside the calibrated range the uncertainty grows with the distance."""
@@ -213,7 +211,7 @@ def _correction(
         return _NONE
     shift = weighted_median([*residuals, (believed.shift, stand)])
     distances = [(abs(residual - shift), weight) for residual, weight in residuals]
-    return _Correction(shift, _MAD_TO_SIGMA * weighted_median([*distances, (believed.spread / _MAD_TO_SIGMA, steady)]))
+    return _Correction(shift, MAD_TO_SIGMA * weighted_median([*distances, (believed.spread / MAD_TO_SIGMA, steady)]))
 
 
 def weighted_median(weighted: Iterable[tuple[float, float]]) -> float:

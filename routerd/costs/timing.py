@@ -11,11 +11,10 @@ from collections.abc import Callable, Generator, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from routerd.costs.model import Point
+from routerd.costs.model import MAD_TO_SIGMA, Point
 from routerd.errors import ExecutionError
 
 SIZES = 7
-_MAD_TO_SIGMA = 1.4826
 _FIRST_RUN_SECONDS = 1e-3  # what the smallest size is expected to take
 _STEEPEST = 1.5  # work is chosen so that cost grows about in proportion to it; a timing this far above is in doubt
 _LOOK_AGAIN_SECONDS = (0.1, 0.4, 1.6)  # pauses before a doubtful size is timed again, for what disturbed it to pass
@@ -97,4 +96,4 @@ def point_of(timed: Timed) -> Point:
         )
     centre = median(timed.seconds)
     deviations = [abs(math.log(seconds / centre)) for seconds in timed.seconds]
-    return Point(timed.work, centre, _MAD_TO_SIGMA * median(deviations))
+    return Point(timed.work, centre, MAD_TO_SIGMA * median(deviations))

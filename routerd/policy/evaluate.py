@@ -47,8 +47,6 @@ class CompiledPolicy:
         policy: what was compiled.
         facts_used: the facts that some condition asks about. ``flags.*`` among them need not be supplied: the values
             that the policy was loaded with stand in.
-        volatile_facts: those of ``time.*`` and ``hardware.*`` among them.
-        volatile: whether there are any, so that a verdict may not outlive the moment.
     """
 
     def __init__(self, policy: Policy, *, self_uid: int) -> None:
@@ -56,8 +54,6 @@ class CompiledPolicy:
         clauses: list[Constraint | Rule] = [*policy.constraints, *policy.rules]
         conditions = [condition for clause in clauses for condition in clause.when]
         self.facts_used = frozenset(condition.fact for condition in conditions)
-        self.volatile_facts = frozenset(fact for fact in self.facts_used if fact.startswith(("time.", "hardware.")))
-        self.volatile = bool(self.volatile_facts)
         self._constraints = [compile_clause(c.when, c.on_missing, policy, self_uid) for c in policy.constraints]
         self._rules = [compile_clause(rule.when, rule.on_missing, policy, self_uid) for rule in policy.rules]
         compiled = [one for clause in (*self._constraints, *self._rules) for one in clause.conditions]

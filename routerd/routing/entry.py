@@ -22,10 +22,8 @@ ASK = -1
 #: The place, among the pieces of batch or bytes, of tasks whose batch or bytes are not known.
 NOT_KNOWN = -1
 
-_BELOW, _ABOVE = (
-    1e6,
-    64.0,
-)  # work this much below (where only launch cost is left) or above all timed sizes is asked about
+_BELOW = 1e6  # work this much below all timed sizes is asked about: down to there only launch cost is left
+_ABOVE = 64.0  # and work this much above them
 _BLUR = 1e-9  # so near to where two change places rounding may let them take turns: there the daemon is asked
 _FLAT_BELOW = 64.0  # times below the smallest timed size
 _FIGURES_FACTOR = 4.0  # a span covers at most this range of work, so that the figures of its middle are near all of it

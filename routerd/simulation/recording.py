@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from routerd.costs.model import MAD_TO_SIGMA
 from routerd.errors import BadRequest
 from routerd.scoring.trials import Sample, Trial
 from routerd.simulation.world import World, WorldBackend, WorldCurve
@@ -20,7 +21,6 @@ from routerd.simulation.world import World, WorldBackend, WorldCurve
 _POINTS = 25
 _DIGITS = 5
 _SIGMA_DECIMALS = 4  # below that is what rounding the points does
-_MAD_TO_SIGMA = 1.4826
 _LEAST_SECONDS = 1e-6  # the way varies; what is left of a short task without it must stay a time
 
 _KINDS = {
@@ -139,7 +139,7 @@ def _noise(samples: Iterable[Sample], runs: Iterable[_Runs], overheads: Mapping[
     ] or [deviation for pair in runs for deviation in _between_neighbours(_medians(pair))]
     if not deviations:
         raise BadRequest("how much runs vary cannot be told: no size was timed twice, and no pair at three sizes")
-    return _MAD_TO_SIGMA * median(deviations)
+    return MAD_TO_SIGMA * median(deviations)
 
 
 def _between_neighbours(points: Sequence[tuple[float, float]]) -> list[float]:
@@ -160,7 +160,7 @@ def _bias(world: World, trials: Iterable[Trial], overheads: Mapping[str, float])
         for trial in trials
         for backend, seconds in trial.seconds.items()
     ]
-    return _MAD_TO_SIGMA * median(distances) if distances else 0.0
+    return MAD_TO_SIGMA * median(distances) if distances else 0.0
 
 
 def _backend(name: str, machine: Mapping[str, str], overheads: Mapping[str, float]) -> WorldBackend:

@@ -84,6 +84,10 @@ class BackendState:
         """What the pair's next task costs on top of its service: preparation, where it has not run since the start."""
         return 0.0 if pair.warm_in == self.worker.incarnation else pair.model.cold_seconds or 0.0
 
+    def note_warm(self, pair: Pair) -> None:
+        """The pair has run in the present process."""
+        pair.warm_in = self.worker.incarnation
+
     def objection(self, workload: str) -> str | None:
         """Why it may not take this workload now, or ``None``."""
         if self.state != "ready":

@@ -24,7 +24,7 @@ from routerd.worker import messages
 from routerd.worker.messages import Outcome
 from routerd.worker.segments import NOBODY, InputSegments, OutputSegment, OutputSegments, place
 from routerd.workloads.binding import dims_of, output_shape
-from routerd.workloads.content import check_content, first_not_finite, relative_error
+from routerd.workloads.content import check_content, relative_error, require_finite
 
 HostArrays = Mapping[str, "np.ndarray[Any, Any]"]
 
@@ -187,12 +187,7 @@ class Host:
         destination = self._destination(workload, dims, client)
         try:
             execution = self._backends[name].execute(workload, params, inputs, destination.arrays)
-            wrong = first_not_finite(workload, execution.outputs)
-            if wrong:
-                raise ExecutionError(
-                    f"{name} cannot compute {workload.name} for these inputs in its precision: {wrong}; "
-                    f"scale them to magnitudes that are usual"
-                )
+            require_finite(workload, execution.outputs, name)
             refs = self._place(execution.outputs, destination, client)
         except BaseException:
             if destination.segment is not None:

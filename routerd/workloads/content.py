@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from routerd.errors import InvalidArray
+from routerd.errors import ExecutionError, InvalidArray
 from routerd.interfaces import HostArrays, Params, Workload
 
 
@@ -44,6 +44,16 @@ def check_content(workload: Workload, params: Params, inputs: HostArrays) -> Non
             )
     if workload.check is not None:
         workload.check(params, inputs)
+
+
+def require_finite(workload: Workload, outputs: HostArrays, backend: str) -> None:
+    """Raise ``ExecutionError`` if an output that is declared finite is not: what a backend gives then is no result."""
+    wrong = first_not_finite(workload, outputs)
+    if wrong:
+        raise ExecutionError(
+            f"{backend} cannot compute {workload.name} for these inputs in its precision: {wrong}; "
+            f"scale them to magnitudes that are usual"
+        )
 
 
 def first_not_finite(workload: Workload, outputs: HostArrays) -> str:

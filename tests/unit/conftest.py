@@ -189,7 +189,7 @@ def make_table(fleet: Fleet) -> Iterator[Callable[[Router], DecisionTable]]:
     made: list[DecisionTable] = []
 
     def make(router: Router) -> DecisionTable:
-        made.append(DecisionTable(router, fleet, router.facts))
+        made.append(DecisionTable(router, fleet))
         return made[-1]
 
     yield make

@@ -53,6 +53,7 @@ LAYERS: list[tuple[str, int]] = [
     ("routerd.measurement", 4),
     ("routerd.table", 4),
     ("routerd.reported", 4),
+    ("routerd.recorder", 4),
     ("routerd.policies", 4),
     ("routerd.vocabulary", 4),
     ("routerd.store", 4),

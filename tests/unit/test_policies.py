@@ -12,6 +12,7 @@ from routerd.interfaces import DEVICE_KINDS
 from routerd.policies import PolicyKeeper
 from routerd.policy import Vocabulary
 from routerd.protocol import Ask, DecisionId, Nothing, PolicyPaths, Tail
+from routerd.recorder import record_of
 
 HEAD = "apiVersion: routerd/v1\nkind: Policy\nmetadata: {name: test}\n"
 GOOD = HEAD + "rules: [{id: first, objective: {latency: 1.0}}]\n"
@@ -123,7 +124,8 @@ def test_a_decision_is_explained_by_its_own_facts(keeper, session, file):
     ask = Ask("linalg.gemm", {"m": 2, "k": 2, "n": 2})
     router = keeper._router
     plan = router.plan(ask, session)
-    router.record_decide(router.record_of(plan, session, "decide"))
+    wanted = router.active.policy.record
+    router.recorder.decided(record_of(plan, session, wanted, "decide"), wanted)
     explained = asyncio.run(keeper.explain(session, DecisionId(plan.decision.decision_id)))
     assert explained["same_policy"] is True
     file.write_text(OTHER)

@@ -16,8 +16,7 @@ from routerd.costs.model import CostModel, ModelState, Point
 
 def power_law(exponent: float = 1.0, launch: float = 0.0) -> CostModel:
     model = CostModel()
-    for work in (1e3, 1e4, 1e5, 1e6):
-        model.add_point(Point(work, launch + 1e-9 * work**exponent, 0.02))
+    model.calibrate([Point(work, launch + 1e-9 * work**exponent, 0.02) for work in (1e3, 1e4, 1e5, 1e6)])
     return model
 
 
@@ -243,7 +242,7 @@ class TestCalibratingAgain:
 
 def test_a_point_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="positive, finite work and seconds"):
-        CostModel().add_point(Point(1e3, 0.0, 0.1))
+        CostModel().calibrate([Point(1e3, 0.0, 0.1)])
 
 
 @given(st.integers(0, 10**9))
@@ -268,8 +267,7 @@ def test_state_of_a_guess_is_a_guess():
 @given(st.floats(1e-3, 1e15), st.lists(st.tuples(st.floats(1.0, 1e9), st.floats(1e-7, 1e3)), max_size=8))
 def test_predictions_are_always_positive_and_finite(work, points):
     model = CostModel()
-    for size, seconds in points:
-        model.add_point(Point(size, seconds, 0.1))
+    model.calibrate([Point(size, seconds, 0.1) for size, seconds in points])
     prediction = model.predict(work)
     assert prediction.seconds > 0
     assert prediction.log_sigma > 0
