@@ -25,6 +25,7 @@ MAD_TO_SIGMA = 1.4826
 _WINDOW = 31  # executions that a correction looks back on
 _DECAY = 0.5 ** (1 / 10)  # an execution counts half after ten more
 _FADE = 0.5 ** (1 / 20)  # and beside that, half after twenty more of the pair, at whatever size
+_MOST_SHARED = math.log(4.0)  # a device may be this much slower at all sizes; more than that is the shape of some tasks
 _STAND = 3.0  # what was believed before counts as this many executions
 _WEIGHTS = tuple(_DECAY**age for age in range(_WINDOW))
 _NOTICEABLE = 0.02  # a correction is published when it moves a prediction by this much (log) …
@@ -161,6 +162,7 @@ class CostModel:
         whole = _correction(list(zip(self._all, _WEIGHTS, strict=False)), _NONE, stand, steady)
         if not self._points:
             return [whole]
+        whole = _shared(whole)
         if touched is None or abs(whole.shift - self._whole.shift) > 0.5 * _NOTICEABLE:
             self._whole = whole
             self._own = [_correction(self._faded(near), whole, _STAND, _STAND) for near in self._near]
@@ -212,6 +214,12 @@ def _correction(
     shift = weighted_median([*residuals, (believed.shift, stand)])
     distances = [(abs(residual - shift), weight) for residual, weight in residuals]
     return _Correction(shift, MAD_TO_SIGMA * weighted_median([*distances, (believed.spread / MAD_TO_SIGMA, steady)]))
+
+
+def _shared(whole: _Correction) -> _Correction:
+    """What the pair as a whole says of sizes that were not used: within limits, and less surely beyond them."""
+    shift = min(max(whole.shift, -_MOST_SHARED), _MOST_SHARED)
+    return _Correction(shift, whole.spread + abs(whole.shift - shift))
 
 
 def weighted_median(weighted: Iterable[tuple[float, float]]) -> float:

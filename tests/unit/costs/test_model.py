@@ -258,6 +258,16 @@ def test_state_keeps_what_was_learnt(seed):
     assert CostModel(restored.state()).points == restored.points
 
 
+def test_tasks_whose_shape_takes_forty_times_as_long_do_not_speak_for_other_sizes():
+    model = power_law()
+    before, sure = model.predict(1e3).seconds, model.predict(1e3).log_sigma
+    for _ in range(40):
+        model.observe(1e6, 40.0 * 1e-3)
+    assert model.predict(1e6).seconds == pytest.approx(40e-3, rel=0.05)
+    assert model.predict(1e3).seconds <= 4.1 * before
+    assert model.predict(1e3).log_sigma > 10.0 * sure
+
+
 def test_state_of_a_guess_is_a_guess():
     restored = CostModel(CostModel().state())
     assert not restored.calibrated
