@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from routerd.client.asynchronous import AsyncRouter, connect
 from routerd.client.result import TaskResult
-from routerd.errors import DaemonUnreachable
 
 __all__ = ["AsyncRouter", "connect", "price_option_metal"]
 
@@ -29,20 +28,12 @@ async def price_option_metal(
     """Price a European call (one year, rate 0.05) by Monte Carlo; ``result["price"]``, ``result["standard_error"]``.
 
     The name says Metal; the daemon places it on the hardware that is fastest here. Calls in one event loop share a
-    connection, which is made again if the daemon was restarted. Raises ``DaemonUnreachable``.
+    connection. Raises ``DaemonUnreachable``.
     """
-    option = {
-        "spot_price": spot_price,
-        "strike_price": strike_price,
-        "volatility": volatility,
-        "num_simulations": num_simulations,
-    }
     router = await _router()
-    try:
-        return await router.run("options.monte_carlo_european", **option)
-    except DaemonUnreachable:  # pricing is pure: asking the next daemon is safe
-        router = await _router()
-        return await router.run("options.monte_carlo_european", **option)
+    return await router.price_option_metal(
+        spot_price=spot_price, strike_price=strike_price, volatility=volatility, num_simulations=num_simulations
+    )
 
 
 async def _router() -> AsyncRouter:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
 
 from routerd.errors import ProtocolError
 from routerd.outbox import Outbox, close_all
 from routerd.protocol import FrameBuffer, Reply, encode_frame, failure
 
-_CHUNK = 1 << 16  # what one client may have handled before the others get their turn
+_CHUNK = 1 << 16
 _FLUSH_BYTES = 1 << 16  # replies sent together at most: the client reads them while the next ones are made
 _PAUSE_BYTES = 1 << 18
+_TURN_SECONDS = (
+    500e-6  # of one client on the loop, or a single task: the rest waits until the others have had their turn
+)
 
 
 class Connection:
     """Reads frames for ``on_frame`` and writes replies, as many together as there are.
+
+    ``on_frame`` returns whether the frame began work that goes on. However many frames a peer sends together, they are
+    handled in short turns, between which the loop serves other peers.
 
     A peer that does not read its replies is not read from either, nor are the frames handled that it has sent already.
     If replies still grow beyond ``max_unsent_bytes``, it is detached. ``on_close`` is called exactly once.
@@ -28,7 +35,7 @@ class Connection:
         *,
         max_frame_bytes: int,
         max_unsent_bytes: int,
-        on_frame: Callable[[bytes], None],
+        on_frame: Callable[[bytes], bool],
         on_close: Callable[[str], None],
     ) -> None:
         peer.setblocking(False)
@@ -40,6 +47,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(peer, self.close, self._resume)
         self._paused = False
+        self._waits_for_turn = False
         self._bodies: Iterator[bytes] = iter(())
         self._batch: list[bytes] | None = None
         self._batch_bytes = 0
@@ -67,7 +75,9 @@ class Connection:
         self._loop.remove_reader(self._socket)
         self._outbox.close()
         self._socket.close()
-        self._on_close(reason)
+        on_close, self._on_close = self._on_close, _no_close  # they hold this connection, which now can go at once
+        self._on_frame = _no_frame
+        on_close(reason)
 
     @property
     def drained(self) -> bool:
@@ -75,6 +85,8 @@ class Connection:
         return self._outbox.unsent_bytes == 0
 
     def _readable(self) -> None:
+        if self._waits_for_turn:
+            return
         try:
             data = self._socket.recv(_CHUNK)  # descriptors that a client might attach are dropped by the kernel
         except (BlockingIOError, InterruptedError):
@@ -89,16 +101,20 @@ class Connection:
         self._handle()
 
     def _handle(self) -> None:
-        """Handle the frames at hand until there are no more, or until the peer has to read replies first."""
+        """Handle the frames at hand until there are no more, the turn is over, or the peer has to read replies first."""
         self._batch = []
+        turn_ends = perf_counter() + _TURN_SECONDS
         try:
             for body in self._bodies:
-                self._on_frame(body)
+                began_task = self._on_frame(body)
                 if self._batch_bytes > _FLUSH_BYTES:
                     self._flush_batch()
                 if not self.open:
                     return
                 if self._outbox.unsent_bytes > _PAUSE_BYTES:
+                    break
+                if began_task or perf_counter() > turn_ends:
+                    self._waits_for_turn = True
                     break
         except ProtocolError as error:
             self._batch.append(encode_frame(Reply(0, error=failure(error))))
@@ -111,10 +127,17 @@ class Connection:
         if self.open and self._outbox.unsent_bytes > _PAUSE_BYTES:
             self._paused = True
             self._loop.remove_reader(self._socket)
+        elif self._waits_for_turn:
+            self._loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._waits_for_turn = False
+        if self.open and not self._paused:
+            self._handle()
 
     def _resume(self) -> None:
         if self._paused and self.open:
-            self._paused = False
+            self._paused = self._waits_for_turn = False
             self._loop.add_reader(self._socket, self._readable)
             self._handle()
 
@@ -127,3 +150,12 @@ class Connection:
         self._outbox.put(frame, descriptors)
         if self._outbox.unsent_bytes > self._max_unsent:
             self.close(f"the client does not read: {self._outbox.unsent_bytes} bytes wait for it")
+
+
+def _no_frame(_body: bytes) -> bool:
+    """In place of what a closed connection no longer calls."""
+    return False
+
+
+def _no_close(_reason: str) -> None:
+    """Likewise."""

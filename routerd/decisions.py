@@ -21,6 +21,7 @@ from routerd.session import Session
 from routerd.store import DecisionRecord
 
 _ENTRIES = 4096
+_LONGEST_BYTES = 4096  # of a question that is kept: one that carries data inside would only take memory
 
 
 class _Entry(NamedTuple):
@@ -62,7 +63,7 @@ class DecisionCache:
         record = record_of(plan, session, wanted, "decide")
         router.recorder.decided(record, wanted)
         encoded = encode(plan.decision)
-        if router.idle:
+        if router.idle and len(key[1]) <= _LONGEST_BYTES:
             if len(self._entries) >= _ENTRIES:
                 self._entries.clear()
             before, _, after = encoded.partition(record.decision_id.encode())

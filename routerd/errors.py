@@ -31,7 +31,10 @@
     ├── ExecutionError            execution_failed
     │   ├── WorkerCrashed         worker_crashed
     │   ├── OutOfMemory           out_of_memory
-    │   └── TaskTimeout           timeout
+    │   ├── TaskTimeout           timeout
+    │   └── TaskQuarantined       task_quarantined
+    ├── DeadlineUnmeetable        deadline_unmeetable
+    ├── Cancelled                 cancelled
     ├── Overloaded                overloaded
     ├── ShuttingDown              shutting_down
     └── DaemonUnreachable         daemon_unreachable
@@ -238,6 +241,24 @@ class TaskTimeout(ExecutionError):
     code = "timeout"
 
 
+class TaskQuarantined(ExecutionError):
+    """A task with exactly this content has ended several worker processes, so it is run no more."""
+
+    code = "task_quarantined"
+
+
+class DeadlineUnmeetable(RouterdError):
+    """The task cannot end within its deadline; ``detail['predicted_seconds']`` says how long it would take."""
+
+    code = "deadline_unmeetable"
+
+
+class Cancelled(RouterdError):
+    """The client took the request back before it was answered."""
+
+    code = "cancelled"
+
+
 class Overloaded(RouterdError):
     """The queues are full; ``detail['retry_after_seconds']`` says when to come back."""
 
@@ -269,10 +290,13 @@ BY_CODE: dict[str, type[RouterdError]] = {cls.code: cls for cls in _tree(Routerd
 
 def from_wire(code: str, message: str, detail: dict[str, Any]) -> RouterdError:
     """The exception for an error reply; an unknown code gives the base class."""
-    return BY_CODE.get(code, RouterdError)(message, **detail)
+    error = BY_CODE.get(code, RouterdError)(message)
+    error.detail = detail  # no keywords: whoever sent it may have called one "self"
+    return error
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean X?)`` for the nearest known spelling, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    possible = [one for one in known if len(name) <= 3 * len(one)]  # no longer name is similar enough: none is compared
+    close = difflib.get_close_matches(name, possible, n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""

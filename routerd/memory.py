@@ -8,21 +8,25 @@ only, which gives the same guarantee). Nothing has a name that could leak or be 
 from __future__ import annotations
 
 import array
+import errno
 import fcntl
 import mmap
 import os
 import secrets
 import socket
 import sys
+from collections import deque
 from collections.abc import Sequence
 
 #: Offsets of arrays inside a segment are multiples of this, so that every element type and SIMD load is aligned.
 ALIGNMENT = 64
 #: Most descriptors that one message may carry (the kernel's SCM_MAX_FD is 253).
 MAX_DESCRIPTORS = 64
+#: In place of descriptors that did not arrive.
+LOST = -1
 
 _F_ADD_SEALS = getattr(fcntl, "F_ADD_SEALS", 1033)
-_SEAL_SHRINK, _SEAL_GROW, _SEAL_FUTURE_WRITE = 0x0002, 0x0004, 0x0010
+_SEAL_SHRINK, _SEAL_GROW, _SEAL_WRITE, _SEAL_FUTURE_WRITE = 0x0002, 0x0004, 0x0008, 0x0010
 _ANCILLARY_BYTES = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
@@ -93,12 +97,27 @@ def seal_future_writes(descriptor: int) -> bool:
     return True
 
 
+def seal_writes(descriptor: int) -> bool:
+    """Make the content final: from now on nobody can change it. ``False`` where the kernel cannot.
+
+    Raises ``OSError`` (``EBUSY``) while somebody still maps the segment writable.
+    """
+    if sys.platform != "linux":
+        return False
+    fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEAL_WRITE)
+    return True
+
+
 def map_segment(descriptor: int, size: int, *, writable: bool) -> mmap.mmap:
     """Map the segment; the descriptor may be closed afterwards. Raises ``OSError`` or ``ValueError`` if it is smaller."""
     if os.fstat(descriptor).st_size < size:
         raise ValueError(f"segment has {os.fstat(descriptor).st_size} bytes, {size} expected")
-    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=protection)
+    if writable:
+        return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    try:
+        return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    except PermissionError:  # before Linux 6.7 sealed content cannot be shared; privately it is the same memory
+        return mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
 
 
 def align(offset: int) -> int:
@@ -107,18 +126,62 @@ def align(offset: int) -> int:
 
 
 def receive(connection: socket.socket, size: int) -> tuple[bytes, list[int]]:
-    """Up to ``size`` bytes and the descriptors that came with them (close-on-exec). Empty bytes mean end of stream."""
-    data, ancillary, _flags, _address = connection.recvmsg(size, _ANCILLARY_BYTES, _CLOEXEC)
-    if not ancillary:
+    """Up to ``size`` bytes and the descriptors that came with them (close-on-exec). Empty bytes mean end of stream.
+
+    Where this process may not open as many as were sent, the kernel drops the rest: then there is but :data:`LOST`.
+    """
+    data, ancillary, flags, _address = connection.recvmsg(size, _ANCILLARY_BYTES, _CLOEXEC)
+    if not ancillary and not flags & socket.MSG_CTRUNC:
         return data, []
     descriptors = array.array("i")
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
+    if flags & socket.MSG_CTRUNC:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return data, [LOST]
     if not _CLOEXEC:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)
     return data, list(descriptors)
+
+
+class Arrivals:
+    """Descriptors that came with a stream, until the message that they belong to has been read whole.
+
+    A message's descriptors come together, with its first bytes and with no other's, so those of two messages cannot be taken
+    for one another even where some were lost.
+    """
+
+    def __init__(self) -> None:
+        self._sets: deque[list[int]] = deque()
+
+    def add(self, descriptors: list[int]) -> None:
+        """What :func:`receive` gave."""
+        if descriptors:
+            self._sets.append(descriptors)
+
+    def take(self, count: int) -> list[int]:
+        """Those of the next message, which has ``count``; the caller closes them. Raises ``OSError`` if some were lost."""
+        if count == 0:
+            return []
+        descriptors = self._sets.popleft() if self._sets else [LOST]
+        if len(descriptors) == count and LOST not in descriptors:
+            return descriptors
+        _close(descriptors)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def close(self) -> None:
+        """Close what nobody took."""
+        while self._sets:
+            _close(self._sets.popleft())
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        if descriptor != LOST:
+            os.close(descriptor)
 
 
 def send(connection: socket.socket, data: bytes, descriptors: Sequence[int]) -> int:

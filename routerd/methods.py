@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import msgspec
 
 from routerd.decisions import DecisionCache
 from routerd.errors import LimitExceeded
+from routerd.ledger import Ledger
 from routerd.measurement import Measurement
 from routerd.policies import PolicyKeeper
 from routerd.protocol import (
     Alloc,
     Ask,
     Calibrate,
+    Cancel,
     DecisionId,
     Free,
+    Freeze,
     Locate,
     MeasureTask,
     Named,
@@ -37,6 +40,8 @@ from routerd.session import Role, Session
 from routerd.store import Store
 from routerd.table import DecisionTable
 from routerd.worker.fleet import Fleet
+
+_MOST_RECORDS = 10_000  # of one answer: more would pass any limit of a reply, and be read for nothing
 
 
 class Attached(NamedTuple):
@@ -77,6 +82,10 @@ def method_table(
     measurement = Measurement(router, fleet)
 
     async def decisions_tail(_session: Session, params: Tail) -> Any:
+        if params.limit > _MOST_RECORDS:
+            raise LimitExceeded(
+                f"limit is {params.limit}; ask for {_MOST_RECORDS} records at a time", limit=_MOST_RECORDS
+            )
         return await asyncio.to_thread(store.decisions, params.limit, params.workload, params.since)
 
     async def decisions_get(_session: Session, params: DecisionId) -> Any:
@@ -94,6 +103,8 @@ def method_table(
         "table": _at_once("read", Locate, table.locate),
         "report": _at_once("execute", Report, reported.report),
         "free": _at_once("execute", Free, work.free),
+        "freeze": _at_once("execute", Freeze, work.freeze),
+        "cancel": _at_once("execute", Cancel, lambda session, params: {"cancelled": session.cancel(params.request)}),
         "ping": _at_once("read", Nothing, lambda _session, _params: {"pong": True}),
         "status": _at_once("read", Nothing, lambda _session, _params: reporter.status()),
         "stats": _at_once("read", Nothing, lambda _session, _params: reporter.stats()),
@@ -119,6 +130,7 @@ class _Work:
     def __init__(self, router: Router, fleet: Fleet) -> None:
         self._router = router
         self._fleet = fleet
+        self._ledger = Ledger()
         self._run_decoder = msgspec.msgpack.Decoder(Run)
         self._alloc_decoder = msgspec.msgpack.Decoder(Alloc)
 
@@ -128,13 +140,31 @@ class _Work:
             session.reuse(request.reuse)
         if request.free:
             self._release(session, request.free)
-        if len(request.arrays) > session.limits.max_arrays:
+        if len(request.arrays) > session.limits.max_arrays_per_task:
             raise LimitExceeded(
-                f"{len(request.arrays)} arrays exceed the limit of {session.limits.max_arrays} for one task (max_arrays)",
-                limit=session.limits.max_arrays,
+                f"{len(request.arrays)} arrays exceed the limit of {session.limits.max_arrays_per_task} for one task (max_arrays_per_task)",
+                limit=session.limits.max_arrays_per_task,
             )
+        if not request.task_id:
+            return (await self._execute(session, request))[0]
+        key = (session.uid, request.task_id)
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        answered = self._ledger.begin(key, task)
+        if answered is not None:
+            return Attached(answered)
+        repeatable: bytes | None = None
+        try:
+            attached, repeatable = await self._execute(session, request)
+        finally:
+            self._ledger.end(key, task, repeatable)
+        return attached
+
+    async def _execute(self, session: Session, request: Run) -> tuple[Attached, bytes | None]:
+        """The answer, and as much of it as can be given again: nothing, if it refers to this connection's segments."""
         completed = await self._router.run(Ask(request.workload, request.params, request.arrays), session)
-        return Attached(encode(completed.result), completed.created, completed.descriptors)
+        encoded = encode(completed.result)
+        by_reference = any(ref.segment is not None for ref in completed.result.outputs.values())
+        return Attached(encoded, completed.created, completed.descriptors), None if by_reference else encoded
 
     async def alloc(self, session: Session, params: msgspec.Raw) -> Attached:
         size = self._alloc_decoder.decode(params).size
@@ -153,6 +183,9 @@ class _Work:
     def free(self, session: Session, params: Free) -> Any:
         self._release(session, params.segments)
         return {"freed": len(params.segments)}
+
+    def freeze(self, session: Session, params: Freeze) -> Any:
+        return {"frozen": session.freeze(params.segment)}
 
     def _release(self, session: Session, segments: Sequence[int]) -> None:
         inputs, outputs = session.free(segments)

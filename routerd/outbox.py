@@ -45,6 +45,7 @@ class Outbox:
     def close(self) -> None:
         """Drop what is unsent. The socket stays the owner's to close."""
         self._open = False
+        self._on_error, self._on_empty = _ignore, _nothing  # they hold the outbox's owner, which now can go at once
         if self._watching:
             self._loop.remove_writer(self._socket)
             self._watching = False
@@ -76,6 +77,14 @@ class Outbox:
             self._loop.remove_writer(self._socket)
             self._watching = False
             self._on_empty()
+
+
+def _ignore(_reason: str) -> None:
+    """Nobody is told any more."""
+
+
+def _nothing() -> None:
+    """Likewise."""
 
 
 def close_all(descriptors: Sequence[int]) -> None:

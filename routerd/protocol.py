@@ -67,10 +67,10 @@ class Limits(Struct, frozen=True):
     """What the daemon accepts from one client; every excess gets an error that names the limit."""
 
     max_frame_bytes: int
-    max_in_flight: int
-    max_arrays: int
+    max_in_flight_per_client: int
+    max_arrays_per_task: int
     max_segment_bytes: int
-    max_client_bytes: int
+    max_segment_bytes_per_client: int
     inline_array_bytes: int
 
 
@@ -103,7 +103,8 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
     """Parameters of ``run``: a task with its data.
 
     ``reuse`` names output segments that later results may overwrite (the client keeps its mapping); ``free`` names
-    segments of either kind that the client has unmapped.
+    segments of either kind that the client has unmapped. ``task_id`` makes sending the task again harmless: of all requests of
+    one user with the same id, one counts.
     """
 
     workload: str
@@ -111,12 +112,25 @@ class Run(Struct, frozen=True, forbid_unknown_fields=True):
     arrays: dict[str, ArrayRef] = field(default_factory=dict)
     reuse: tuple[int, ...] = ()
     free: tuple[int, ...] = ()
+    task_id: str = ""
+
+
+class Cancel(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``cancel``: the ``id`` of a request on this connection that nobody waits for any more."""
+
+    request: int
 
 
 class Alloc(Struct, frozen=True, forbid_unknown_fields=True):
     """Parameters of ``alloc``: bytes wanted."""
 
     size: int
+
+
+class Freeze(Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``freeze``: a segment of the client's whose content shall never change again."""
+
+    segment: int
 
 
 class Free(Struct, frozen=True, forbid_unknown_fields=True):
@@ -230,17 +244,21 @@ def failure(error: RouterdError) -> Failure:
 
 
 class FrameBuffer:
-    """Cuts a byte stream into message bodies, whatever the chunks."""
+    """Cuts a byte stream into message bodies, whatever the chunks; a long body in many of them is put together once."""
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._limit = max_frame_bytes
-        self._rest = b""
+        self._rest = bytearray()
+        self._wanted = HEADER.size  # bytes that the rest needs before anything can be cut from it
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The complete bodies now known. Raises ``FrameTooLarge`` as soon as a header announces too much."""
         if self._rest:
-            data = self._rest + data
-        position, end = 0, len(data)
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return
+            data = bytes(self._rest)
+        position, end, self._wanted = 0, len(data), HEADER.size
         while end - position >= HEADER.size:
             (length,) = HEADER.unpack_from(data, position)
             if length > self._limit:
@@ -251,10 +269,11 @@ class FrameBuffer:
                 )
             body_end = position + HEADER.size + length
             if body_end > end:
+                self._wanted = body_end - position
                 break
             yield data[position + HEADER.size : body_end]
             position = body_end
-        self._rest = data[position:]
+        self._rest = bytearray(data[position:])
 
 
 #: What a decoder raises for bytes that are no such message; the last one for maps nested without end.

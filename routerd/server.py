@@ -6,15 +6,18 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
 from routerd import __version__
 from routerd.access import peer_of, require, role_of
 from routerd.connection import Connection
+from routerd.descriptors import can_spare, descriptor_limit
 from routerd.errors import (
+    BadRequest,
+    Cancelled,
     LimitExceeded,
     ProtocolError,
     RouterdError,
@@ -50,6 +53,8 @@ _log = get_logger("server")
 _BACKLOG = 4096
 _ACCEPTS_PER_TURN = 64
 _ACCEPT_PAUSE_SECONDS = 0.1
+_HAND_BACK_SECONDS = 0.5  # for replies to reach clients that read them
+_HANDED_BACK = "the daemon shuts down before this is done; the next daemon takes it"
 _RESULT_START, _RESULT_KEY = b"\x82\xa2id", b"\xa6result"  # MessagePack: a map of two, its first key, its second key
 _request_decoder = msgspec.msgpack.Decoder(Request)
 _hello_decoder = msgspec.msgpack.Decoder(Hello)
@@ -67,16 +72,18 @@ class Server:
         self._clients: dict[Connection, Session | None] = {}
         self._working: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._handing_back = False
+        self._crowded = False  # out of descriptors, and the log says so
         self.requests = 0
         self.errors = 0
         self.accepted = 0
         self.refused = 0
         self.limits = Limits(
             max_frame_bytes=int(settings.max_frame_bytes),
-            max_in_flight=settings.max_in_flight_per_client,
-            max_arrays=settings.max_arrays_per_task,
+            max_in_flight_per_client=settings.max_in_flight_per_client,
+            max_arrays_per_task=settings.max_arrays_per_task,
             max_segment_bytes=int(settings.max_segment_bytes),
-            max_client_bytes=int(settings.max_segment_bytes_per_client),
+            max_segment_bytes_per_client=int(settings.max_segment_bytes_per_client),
             inline_array_bytes=int(settings.inline_array_bytes),
         )
 
@@ -126,13 +133,26 @@ class Server:
             Path(self._settings.socket).unlink(missing_ok=True)
 
     async def drain(self, seconds: float) -> int:
-        """Wait until no work is in flight; returns how much was cut off after ``seconds``. Who only waits does not count."""
+        """Wait until no work is in flight. What is after ``seconds`` is handed back to its clients; returns how much that was.
+
+        Who only waits for something else does not count.
+        """
+        await self._settle(seconds)
+        left = list(self._working)
+        self._handing_back = True
+        for task in left:
+            task.cancel()
+        if left:
+            await self._settle(_HAND_BACK_SECONDS)
+        return len(left)
+
+    async def _settle(self, seconds: float) -> None:
+        """Wait until no work is in flight and the kernel has taken all replies, for so long at most."""
         deadline = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < deadline:
             if not self._working and all(connection.drained for connection in self._clients):
-                break
+                return
             await asyncio.sleep(0.01)
-        return len(self._working)
 
     def close(self) -> None:
         """Disconnect everybody and remove the socket."""
@@ -156,10 +176,10 @@ class Server:
                 peer, _address = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except (
-                OSError
-            ) as error:  # out of descriptors or memory: those connected go on, newcomers wait in the backlog
-                _log.error("cannot accept a client", reason=error.strerror, clients=self.connected)
+            except OSError as error:  # no descriptor at all: those connected go on, newcomers wait in the backlog
+                if not self._crowded:
+                    self._crowded = True
+                    _log.error("cannot accept a client", reason=error.strerror, clients=self.connected)
                 loop = asyncio.get_running_loop()
                 loop.remove_reader(self._listener)
                 loop.call_later(_ACCEPT_PAUSE_SECONDS, self._accept_again)
@@ -181,12 +201,28 @@ class Server:
             on_close=lambda reason: self._left(connection, reason),
         )
         self._clients[connection] = None
-        if len(self._clients) > self._settings.max_connections:
+        error = self._no_room_for(peer)
+        if error is not None:
             self.refused += 1
-            limit = self._settings.max_connections
-            error = LimitExceeded(f"{limit} clients are connected, which is the limit (max_connections)", limit=limit)
             connection.send(encode_frame(Reply(0, error=failure(error))))
             connection.close("too many clients")
+
+    def _no_room_for(self, peer: socket.socket) -> LimitExceeded | None:
+        """Why this client is one too many, if it is."""
+        clients, limit = len(self._clients), self._settings.max_connections
+        if clients > limit:
+            return LimitExceeded(f"{limit} clients are connected, which is the limit (max_connections)", limit=limit)
+        if can_spare(peer.fileno()):
+            self._crowded = False
+            return None
+        if not self._crowded:
+            self._crowded = True
+            _log.error("no descriptor to spare for a client", clients=clients - 1, limit=descriptor_limit())
+        return LimitExceeded(
+            f"the daemon has {clients - 1} clients and no descriptor to spare for another: it may open {descriptor_limit()}; "
+            "raise its limit (ulimit -n, LimitNOFILE of a systemd unit, launchctl limit maxfiles) or disconnect clients",
+            limit=descriptor_limit(),
+        )
 
     def _left(self, connection: Connection, reason: str) -> None:
         session = self._clients.pop(connection, None)
@@ -196,19 +232,20 @@ class Server:
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def _frame(self, connection: Connection, peer: socket.socket, body: bytes) -> None:
+    def _frame(self, connection: Connection, peer: socket.socket, body: bytes) -> bool:
+        """Handle one message; whether it began a task."""
         self.requests += 1
         try:
             request = _request_decoder.decode(body)
         except UNDECODABLE as error:
             self._fail(connection, 0, decode_error(error, "the request"))
-            return
+            return False
         session = self._clients.get(connection)
         try:
             if session is None:
                 self._greet(connection, peer, request)
             else:
-                self._dispatch(connection, session, request)
+                return self._dispatch(connection, session, request)
         except RouterdError as error:
             self._fail(connection, request.id, error)
             if session is None:
@@ -218,6 +255,7 @@ class Server:
         except Exception as error:  # a defect here must not take the daemon and every client with it
             _log.exception("internal error", method=request.method)
             self._fail(connection, request.id, RouterdError(f"internal error: {type(error).__name__}: {error}"))
+        return False
 
     def _greet(self, connection: Connection, peer: socket.socket, request: Request) -> None:
         if request.method != "hello":
@@ -258,7 +296,7 @@ class Server:
             _log.warning("no decision table for a client", reason=error.strerror)
             return (), []
 
-    def _dispatch(self, connection: Connection, session: Session, request: Request) -> None:
+    def _dispatch(self, connection: Connection, session: Session, request: Request) -> bool:
         method = self._methods.get(request.method)
         if method is None:
             raise UnknownMethod(
@@ -269,19 +307,24 @@ class Server:
             raise ShuttingDown("the daemon is shutting down and takes no new work")
         if method.immediate is not None:
             connection.send(_result_frame(request.id, method.immediate(session, request.params)))
-            return
-        if len(session.tasks) >= self.limits.max_in_flight:
+            return False
+        if len(session.tasks) >= self.limits.max_in_flight_per_client:
             raise LimitExceeded(
-                f"{len(session.tasks)} requests of this client are in flight, which is the limit (max_in_flight); await some first",
-                limit=self.limits.max_in_flight,
+                f"{len(session.tasks)} requests of this client are in flight, which is the limit (max_in_flight_per_client); await some first",
+                limit=self.limits.max_in_flight_per_client,
             )
         assert method.eventual is not None
+        if request.id in session.tasks:
+            raise BadRequest(
+                f"request {request.id} still awaits its reply, and goes on; give the next one another id",
+                request=request.id,
+            )
         task = asyncio.get_running_loop().create_task(self._serve(connection, session, request, method))
-        session.tasks.add(task)
-        task.add_done_callback(session.tasks.discard)
+        session.tasks[request.id] = task
         if method.works:
             self._working.add(task)
-            task.add_done_callback(self._working.discard)
+        task.add_done_callback(partial(self._ended, connection, session, request.id))
+        return True
 
     async def _serve(self, connection: Connection, session: Session, request: Request, method: Method) -> None:
         assert method.eventual is not None
@@ -289,7 +332,7 @@ class Server:
             try:
                 attached = await method.eventual(session, request.params)
             finally:  # before the reply: a client that counts may send its next request at once
-                session.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+                session.tasks.pop(request.id, None)
         except RouterdError as error:
             self._fail(connection, request.id, error)
         except UNDECODABLE as error:
@@ -308,6 +351,17 @@ class Server:
                 return
             reply = Reply(request.id, msgspec.Raw(attached.result), segments=attached.segments)
             connection.send(encode_frame(reply), attached.descriptors)
+
+    def _ended(self, connection: Connection, session: Session, request_id: int, task: asyncio.Task[None]) -> None:
+        """Tidy up after a task. One that was cancelled, perhaps before it began, is answered here."""
+        self._working.discard(task)
+        if session.tasks.get(request_id) is task:
+            del session.tasks[request_id]
+        if task.cancelled():
+            error = (
+                ShuttingDown(_HANDED_BACK) if self._handing_back else Cancelled(f"request {request_id} was cancelled")
+            )
+            self._fail(connection, request_id, error)
 
     def _fail(self, connection: Connection, request_id: int, error: RouterdError) -> None:
         self.errors += 1

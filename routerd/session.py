@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import Literal, TypeAlias
 
-from routerd.errors import InvalidArray, LimitExceeded, UnknownSegment
-from routerd.memory import create_segment
+from routerd.descriptors import can_spare
+from routerd.errors import BadRequest, InvalidArray, LimitExceeded, UnknownSegment
+from routerd.memory import create_segment, seal_writes
 from routerd.protocol import Limits, SegmentInfo
 from routerd.types import ArrayRef
 
@@ -23,11 +25,18 @@ _client_numbers = itertools.count(1)
 
 
 class InputSegment:
-    """A segment that the client writes and workers read. The descriptor lives as long as somebody needs it."""
+    """A segment that the client writes and workers read. The descriptor lives as long as somebody needs it.
+
+    ``frozen``: its content cannot change any more.
+    """
 
     def __init__(self, size: int) -> None:
         self.info = SegmentInfo(next(_segment_numbers), size)
         self.descriptor = create_segment(size)
+        if not can_spare(self.descriptor):
+            os.close(self.descriptor)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        self.frozen = False
         self._holders = 1
 
     def hold(self) -> None:
@@ -61,7 +70,7 @@ class Session:
         self.limits = limits
         self.in_process = in_process
         self.identity = (name, uid, gid, in_process)
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[int, asyncio.Task[None]] = {}  # by the id of the request
         self._inputs: dict[int, InputSegment] = {}
         self._outputs: dict[int, tuple[int, int]] = {}
         self._reusable: dict[int, list[int]] = {}
@@ -82,12 +91,38 @@ class Session:
 
     def admit(self, size: int) -> None:
         """Raise ``LimitExceeded`` if this many bytes more would pass the client's limit."""
-        if self.segment_bytes + size > self.limits.max_client_bytes:
+        if self.segment_bytes + size > self.limits.max_segment_bytes_per_client:
             raise LimitExceeded(
-                f"{size} bytes more would pass this client's limit of {self.limits.max_client_bytes} "
-                f"(max_client_bytes; {self.segment_bytes} in use); free segments or drop results first",
-                limit=self.limits.max_client_bytes,
+                f"{size} bytes more would pass this client's limit of {self.limits.max_segment_bytes_per_client} "
+                f"(max_segment_bytes_per_client; {self.segment_bytes} in use); free segments or drop results first",
+                limit=self.limits.max_segment_bytes_per_client,
             )
+
+    def freeze(self, number: int) -> bool:
+        """Make the content of an input segment final; ``False`` where the system cannot.
+
+        Raises ``UnknownSegment`` and, while somebody can still write to it, ``BadRequest``.
+        """
+        segment = self._inputs.get(number)
+        if segment is None:
+            raise UnknownSegment(f"segment {number} is not held by this client")
+        try:
+            segment.frozen = segment.frozen or seal_writes(segment.descriptor)
+        except OSError as error:
+            raise BadRequest(
+                f"segment {number} cannot be frozen ({error.strerror}): unmap it wherever it is mapped writable, and freeze it "
+                "before a task uses it",
+                segment=number,
+            ) from error
+        return segment.frozen
+
+    def cancel(self, request: int) -> bool:
+        """Cancel the request of that id; ``False`` if none awaits its reply."""
+        task = self.tasks.get(request)
+        if task is None:
+            return False
+        task.get_loop().call_soon(task.cancel)  # once it has begun, and so heard what segments came back with it
+        return True
 
     def inputs_of(self, arrays: Mapping[str, ArrayRef]) -> list[InputSegment]:
         """The segments that ``arrays`` refer to, checked to be the client's own and large enough."""
@@ -159,7 +194,7 @@ class Session:
 
     def close(self) -> list[int]:
         """Let go of everything and cancel what is in flight; returns the input segments that nobody holds any more."""
-        for task in list(self.tasks):
+        for task in list(self.tasks.values()):
             task.cancel()
         gone = [number for number, segment in self._inputs.items() if segment.release()]
         self._inputs.clear()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import mmap
 import weakref
+from bisect import bisect_right, insort
 from collections import deque
+from collections.abc import Iterable
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,8 @@ class Segments:
     def __init__(self, inline_bytes: int) -> None:
         self._inline_bytes = inline_bytes
         self._inputs: dict[int, _Mapped] = {}
+        self._places: list[tuple[int, int]] = []  # the address of each input and its number, sorted
+        self._constants: set[int] = set()
         self._staging: list[int] = []
         self._outputs: dict[int, mmap.mmap] = {}
         self._idle_outputs: deque[int] = deque()
@@ -40,8 +45,13 @@ class Segments:
 
     def adopt_input(self, info: SegmentInfo, descriptor: int) -> None:
         """Map a fresh segment writable, and forbid that to everybody after."""
-        self._inputs[info.segment] = _Mapped(map_segment(descriptor, info.size, writable=True), info.size)
+        self._add(info, map_segment(descriptor, info.size, writable=True))
         seal_future_writes(descriptor)
+
+    def adopt_constant(self, info: SegmentInfo, descriptor: int) -> None:
+        """Map a segment whose content is final."""
+        self._add(info, map_segment(descriptor, info.size, writable=False))
+        self._constants.add(info.segment)
 
     def empty(self, segment: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         """An array over a whole segment, which lives as long as the array and its views do."""
@@ -55,16 +65,18 @@ class Segments:
         dtype = _dtype_name(array.dtype)
         if dtype not in ITEM_BYTES:
             raise InvalidArray(f"array {name} has dtype {dtype}; routerd takes {', '.join(ITEM_BYTES)}", array=name)
-        if array.nbytes <= self._inline_bytes:
+        inline = array.nbytes <= self._inline_bytes
+        if inline and (array.flags.writeable or not self._constants):
             return ArrayRef(array.shape, dtype, data=array.tobytes())
-        if array.flags.c_contiguous:
+        if array.flags.c_contiguous and self._places:
             address = array.__array_interface__["data"][0]
-            for number, mapped in self._inputs.items():
-                offset = address - mapped.address
-                inside = 0 <= offset <= mapped.size - array.nbytes
-                if inside and offset % _OFFSET_STEP == 0:  # a slice may begin elsewhere: it is copied
-                    return ArrayRef(array.shape, dtype, number, offset)
-        return None
+            index = bisect_right(self._places, address, key=itemgetter(0)) - 1
+            start, number = self._places[index]
+            offset = address - start
+            inside = index >= 0 and offset <= self._inputs[number].size - array.nbytes
+            if inside and offset % _OFFSET_STEP == 0:  # a slice may begin elsewhere: it is copied
+                return ArrayRef(array.shape, dtype, number, offset)
+        return ArrayRef(array.shape, dtype, data=array.tobytes()) if inline else None
 
     def take_staging(self, size: int) -> int | None:
         """A staging segment that fits, or ``None``: then allocate one of :func:`whole_pages`. It is the caller's now."""
@@ -84,6 +96,10 @@ class Segments:
     def unstage(self, staged: list[int]) -> None:
         """The tasks that used these staging segments are answered: they may carry others."""
         self._staging += staged
+
+    def drop(self, segments: Iterable[int]) -> None:
+        """These inputs are not used again, though a worker may still read them: they are freed with the next message."""
+        self._dropped_inputs += segments
 
     # -- results ------------------------------------------------------------------------------------------------------
 
@@ -132,12 +148,13 @@ class Segments:
                 self._idle_outputs.append(number)
         while self._dropped_inputs:
             number = self._dropped_inputs.popleft()
-            if self._inputs.pop(number, None) is not None:
+            if self._remove(number):
                 free.append(number)
         staged = sum(self._inputs[number].size for number in self._staging)
         while staged > _KEPT_BYTES:
             number = self._staging.pop(0)
-            staged -= self._inputs.pop(number).size
+            staged -= self._inputs[number].size
+            self._remove(number)
             free.append(number)
         return tuple(number for number in reuse if number in self._outputs), tuple(free)
 
@@ -147,6 +164,27 @@ class Segments:
             if ref.segment is not None and ref.segment in self._idle_outputs:
                 self._idle_outputs.remove(ref.segment)
 
+    def _add(self, info: SegmentInfo, mapped: mmap.mmap) -> None:
+        one = self._inputs[info.segment] = _Mapped(mapped, info.size)
+        insort(self._places, (one.address, info.segment))
+
+    def _remove(self, number: int) -> bool:
+        """Forget an input segment; ``False`` if it is forgotten already."""
+        mapped = self._inputs.pop(number, None)
+        if mapped is None:
+            return False
+        self._places.remove((mapped.address, number))
+        self._constants.discard(number)
+        return True
+
+
+def pour(array: np.ndarray[Any, Any], descriptor: int, size: int) -> None:
+    """Copy an array to the start of a segment, and leave nothing mapped behind."""
+    with map_segment(descriptor, size, writable=True) as mapped:
+        target = np.frombuffer(mapped, dtype=array.dtype, count=array.size).reshape(array.shape)
+        np.copyto(target, array)
+        del target  # or the segment could not be unmapped
+
 
 def whole_pages(size: int) -> int:
     """``size`` rounded up to whole pages."""
@@ -154,7 +192,7 @@ def whole_pages(size: int) -> int:
 
 
 class _Mapped:
-    """A writable mapping with its address."""
+    """A mapping with its address."""
 
     def __init__(self, mapped: mmap.mmap, size: int) -> None:
         self.map = mapped

@@ -1,48 +1,44 @@
-"""The asyncio client: one connection, any number of requests in flight."""
+"""The asyncio client: any number of requests at once, through restarts of the daemon."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import socket
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import Raw
 
-from routerd.client import core
-from routerd.client.arrays import Segments, whole_pages
+from routerd.client import core, retry
 from routerd.client.result import TaskResult
 from routerd.client.shortcut import Shortcut
+from routerd.client.stream import Stream
 from routerd.client.table import View
-from routerd.errors import DaemonUnreachable, InvalidParameter, RouterdError
-from routerd.memory import receive
-from routerd.outbox import Outbox, close_all
-from routerd.protocol import Alloc, Locate, Nothing, Reply, Run
-from routerd.types import ArrayRef, Decision
+from routerd.errors import DaemonUnreachable, InvalidParameter, ShuttingDown
+from routerd.protocol import Locate, Nothing, Welcome
+from routerd.types import Decision
+
+_T = TypeVar("_T")
 
 
 class AsyncRouter:
-    """A connection to the daemon for asyncio. Made by :func:`connect`; belongs to the loop it was made in."""
+    """A connection to the daemon for asyncio, made again when it is lost. Made by :func:`connect`; belongs to its loop."""
 
-    def __init__(self, path: Path, connection: socket.socket) -> None:
-        connection.setblocking(False)
+    def __init__(self, path: Path, name: str, hello_seconds: float, *, table: bool, reconnect: float) -> None:
         self._path = path
-        self._socket = connection
+        self._hello = core.hello(name, table=table)
+        self._hello_seconds = hello_seconds
+        self._reconnect_seconds = reconnect
         self._loop = asyncio.get_running_loop()
-        self._outbox = Outbox(connection, self._fail)
-        self._replies = core.ReplyStream()
-        self._waiting: dict[int, asyncio.Future[tuple[Reply, list[int]]]] = {}
-        self._ids = itertools.count(1)
-        self._open = True
-        self._segments = Segments(0)
+        self._task_ids = retry.TaskIds()
         self._shortcut: Shortcut | None = None
-        self._loop.add_reader(connection, self._readable)
+        self._renewing: asyncio.Task[Stream] | None = None
+        self._open = True
 
     async def __aenter__(self) -> AsyncRouter:
         return self
@@ -52,25 +48,27 @@ class AsyncRouter:
     ) -> None:
         await self.close()
 
-    async def greet(self, name: str, *, table: bool) -> None:
-        """Exchange hello. Raises what the daemon refuses with."""
-        reply, descriptors = await self._send(0, core.hello_frame(name, table=table))
-        self.welcome = core.welcome_decoder.decode(core.result_of(reply))
-        reader = core.map_table(reply, descriptors, self.welcome)
-        self._shortcut = None if reader is None else Shortcut(reader)
-        self._segments = Segments(self.welcome.limits.inline_array_bytes)
-        self._turns = asyncio.Semaphore(self.welcome.limits.max_in_flight)
+    @property
+    def welcome(self) -> Welcome:
+        """What the daemon said when it was last connected to."""
+        return self._stream.welcome
 
     @property
     def is_open(self) -> bool:
-        """Whether requests can be sent."""
-        return self._open
+        """Whether requests can be sent, perhaps after connecting again."""
+        return self._open and (self._reconnect_seconds > 0.0 or self._stream.is_usable)
 
     async def close(self) -> None:
         """Disconnect. Requests in flight fail; arrays stay readable."""
+        if not self._open:
+            return
         if self._shortcut is not None:
             self._report(self._shortcut)
-        self._fail("closed by this client")
+            self._shortcut.close()
+        self._open = False
+        if self._renewing is not None:
+            self._renewing.cancel()
+        self._stream.close("closed by this client")
 
     async def decide(self, workload: str, **arguments: Any) -> Decision:
         """See :meth:`routerd.client.Router.decide`."""
@@ -86,7 +84,10 @@ class AsyncRouter:
         return core.decision_decoder.decode(await self._call("decide", core.ask_of(workload, arguments)))
 
     async def run(self, workload: str, **arguments: Any) -> TaskResult:
-        """See :meth:`routerd.client.Router.run`. Input arrays must not change until the result is there."""
+        """See :meth:`routerd.client.Router.run`. Input arrays must not change until the result is there.
+
+        A call that is cancelled, by a timeout for instance, takes its task back from the daemon.
+        """
         params, arrays = core.split_arguments(workload, arguments)
         if self._shortcut is not None:
             view = self._shortcut.local.view(workload)
@@ -96,23 +97,8 @@ class AsyncRouter:
                 if local is not None:
                     self._report_if_due(self._shortcut)
                     return local
-        staged: list[int] = []
-        try:
-            refs = {name: await self._reference(name, array, staged) for name, array in arrays.items()}
-            waiting = await self._send_in_turn(
-                "run", lambda: Run(workload, params, refs, *self._segments.give_back(in_flight=bool(self._waiting)))
-            )
-        except BaseException:  # nothing was asked, so nobody reads them
-            self._segments.unstage(staged)
-            raise
-        # The worker reads staged arrays until it replies, even if nobody here waits any more.
-        waiting.add_done_callback(lambda _future: self._segments.unstage(staged))
-        try:
-            reply, descriptors = await asyncio.shield(waiting)
-        except asyncio.CancelledError:
-            waiting.add_done_callback(self._abandon)
-            raise
-        return self._finish(reply, descriptors)
+        task_id = self._task_ids.next()
+        return await self._persist(lambda stream: stream.run(workload, params, arrays, task_id))
 
     def decider(self, workload: str) -> Callable[..., Awaitable[Decision]]:
         """A coroutine function for hot loops: ``await decide(work)``. See :meth:`routerd.client.Router.decider`."""
@@ -138,7 +124,21 @@ class AsyncRouter:
         """See :meth:`routerd.client.Router.empty`."""
         lengths = (shape,) if isinstance(shape, int) else tuple(shape)
         kind = np.dtype(dtype)
-        return self._segments.empty(await self._alloc(core.empty_bytes(lengths, kind)), lengths, kind)
+        size = core.empty_bytes(lengths, kind)
+
+        async def attempt(stream: Stream) -> np.ndarray[Any, Any]:
+            return stream.segments.empty(await stream.alloc(size), lengths, kind)
+
+        return await self._persist(attempt)
+
+    async def constant(self, array: Any) -> np.ndarray[Any, Any]:
+        """See :meth:`routerd.client.Router.constant`."""
+        given = core.constant_of(array)
+
+        async def attempt(stream: Stream) -> np.ndarray[Any, Any]:
+            return stream.segments.empty(await stream.constant(given), given.shape, given.dtype)
+
+        return await self._persist(attempt)
 
     async def price_option_metal(
         self, *, spot_price: float, strike_price: float, volatility: float, num_simulations: int
@@ -165,117 +165,88 @@ class AsyncRouter:
             self._report(shortcut)
 
     def _report(self, shortcut: Shortcut) -> None:
-        """Tell the daemon what was done without it. Nobody waits for the answer: it is a count, no promise."""
-        report = shortcut.take_report() if self._open else None
+        """Tell the daemon what was done without it."""
+        report = shortcut.take_report() if self._stream.is_usable else None
         if report is not None:
-            number = next(self._ids)
-            self._send(number, self._frame(number, "report", report))
+            self._stream.tell(report)
 
-    def _finish(self, reply: Reply, descriptors: list[int]) -> TaskResult:
-        core.adopt(reply, descriptors, self._segments, output=True)
-        result = core.result_decoder.decode(core.result_of(reply))
-        self._segments.taken(result.outputs)
-        return TaskResult(result, self._segments.results(result.outputs))
-
-    def _abandon(self, waiting: asyncio.Future[tuple[Reply, list[int]]]) -> None:
-        """The result of a cancelled run arrived: accept it and let it go, so that its segment is used again."""
-        if waiting.exception() is None:
-            with contextlib.suppress(RouterdError):
-                self._finish(*waiting.result())
-
-    async def _reference(self, name: str, array: np.ndarray[Any, Any], staged: list[int]) -> ArrayRef:
-        ref = self._segments.locate(name, array)
-        if ref is not None:
-            return ref
-        number = self._segments.take_staging(array.nbytes)
-        if number is None:
-            number = await self._alloc(whole_pages(array.nbytes))
-        staged.append(number)
-        return self._segments.fill(number, array)
-
-    async def _alloc(self, size: int) -> int:
-        waiting = await self._send_in_turn("alloc", lambda: Alloc(size))
-        try:
-            reply, descriptors = await asyncio.shield(waiting)
-        except asyncio.CancelledError:
-            waiting.add_done_callback(self._abandon_segment)
-            raise
-        return self._adopt_segment(reply, descriptors)
-
-    async def _send_in_turn(self, method: str, make: Callable[[], Any]) -> asyncio.Future[tuple[Reply, list[int]]]:
-        """Send a request once fewer are in flight than the daemon takes. The turn ends with its reply, awaited or not."""
-        await self._turns.acquire()
-        try:
-            number = next(self._ids)
-            waiting = self._send(number, self._frame(number, method, make()))
-        except BaseException:
-            self._turns.release()
-            raise
-        waiting.add_done_callback(lambda _future: self._turns.release())
-        return waiting
-
-    def _adopt_segment(self, reply: Reply, descriptors: list[int]) -> int:
-        core.adopt(reply, descriptors, self._segments, output=False)
-        return core.segment_decoder.decode(core.result_of(reply)).segment
-
-    def _abandon_segment(self, waiting: asyncio.Future[tuple[Reply, list[int]]]) -> None:
-        """The segment of a cancelled call arrived: keep it for staging."""
-        if waiting.exception() is None:
-            with contextlib.suppress(RouterdError):
-                self._segments.unstage([self._adopt_segment(*waiting.result())])
+    # -- connections --------------------------------------------------------------------------------------------------
 
     async def _call(self, method: str, params: Any) -> Raw:
-        number = next(self._ids)
-        reply, _descriptors = await self._send(number, self._frame(number, method, params))
-        return core.result_of(reply)
+        once = method if method in retry.ONCE else ""
+        return await self._persist(lambda stream: stream.call(method, params), once=once)
 
-    def _frame(self, number: int, method: str, params: Any) -> bytes:
-        return core.request_frame(number, method, params, self.welcome.limits.max_frame_bytes)
+    async def _persist(self, attempt: Callable[[Stream], Awaitable[_T]], *, once: str = "") -> _T:
+        """What ``attempt`` gives, made again with the next daemon if this one goes. ``once``: a method not to be repeated."""
+        for losses in itertools.count(1):
+            stream = self._stream if self._open and self._stream.is_usable else await self._connected()
+            try:
+                return await attempt(stream)
+            except DaemonUnreachable as error:
+                self._lose(stream)
+                if once:
+                    raise retry.not_known(once, error) from error
+                if not self._reconnect_seconds or losses >= retry.MOST_LOSSES:
+                    raise
+            except ShuttingDown:
+                if once or not self._reconnect_seconds or losses >= retry.MOST_LOSSES:
+                    raise
+                stream.retire()
+        raise AssertionError("the count has no end")
 
-    def _send(self, number: int, frame: bytes) -> asyncio.Future[tuple[Reply, list[int]]]:
-        if not self._open:
-            raise DaemonUnreachable(f"the connection to {self._path} is closed")
-        future: asyncio.Future[tuple[Reply, list[int]]] = self._loop.create_future()
-        self._waiting[number] = future
-        self._outbox.put(frame)
-        return future
-
-    def _readable(self) -> None:
+    async def _connected(self) -> Stream:
+        """A connection in place of the lost one. Whoever needs it waits for the same."""
+        if not self._open or not self._reconnect_seconds:
+            raise retry.closed(self._path)
+        if self._renewing is None or self._renewing.done():
+            self._renewing = self._loop.create_task(self._renew(self._stream.lost_because))
+            self._renewing.add_done_callback(_seen)
         try:
-            data, descriptors = receive(self._socket, core.CHUNK)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._fail(f"connection lost: {error.strerror}")
-            return
-        if not data:
-            self._fail("the daemon closed the connection")
-            return
-        for reply, mine in self._replies.feed(data, descriptors):
-            future = self._waiting.pop(reply.id, None)
-            if future is not None and not future.done():
-                future.set_result((reply, mine))
-            else:  # a call that was cancelled carries no descriptors; runs are shielded and never end up here
-                close_all(mine)
-                if reply.id == 0 and reply.error is not None:  # about the connection as a whole
-                    self._fail(reply.error.message)
-                    return
+            return await asyncio.shield(self._renewing)
+        except asyncio.CancelledError:
+            if self._open:
+                raise
+            raise retry.closed(self._path) from None
 
-    def _fail(self, reason: str) -> None:
-        if not self._open:
-            return
-        self._open = False
-        if self._shortcut is not None:
+    async def _renew(self, why: str) -> Stream:
+        deadline = self._loop.time() + self._reconnect_seconds
+        for pause in retry.pauses():
+            try:
+                return await self.greet(core.open_socket(self._path))
+            except DaemonUnreachable as error:
+                if not error.detail.get("may_come"):
+                    raise
+                if self._loop.time() + pause >= deadline:
+                    raise retry.given_up(self._path, self._reconnect_seconds, why, error) from error
+            await asyncio.sleep(pause)
+        raise AssertionError("pauses have no end")
+
+    async def greet(self, connection: socket.socket) -> Stream:
+        """Exchange hello on this connection and use it from now on. Raises what the daemon refuses with."""
+        stream = Stream(self._path, connection)
+        try:
+            await stream.greet(self._hello, self._hello_seconds)
+        except BaseException:
+            stream.close("the daemon did not welcome this client")
+            raise
+        self._stream = stream
+        if stream.reader is not None:
+            if self._shortcut is None:
+                self._shortcut = Shortcut(stream.reader)
+            else:
+                self._shortcut.table.renew(stream.reader)
+        return stream
+
+    def _lose(self, stream: Stream) -> None:
+        """The daemon is gone, and its table says nothing any more."""
+        if stream is self._stream and self._shortcut is not None:
             self._shortcut.close()
-        self._loop.remove_reader(self._socket)
-        self._outbox.close()
-        self._replies.close()
-        self._socket.close()
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(DaemonUnreachable(f"{self._path}: {reason}"))
-                future.exception()  # whoever waits still gets it; nobody waiting is no fault
-        self._waiting.clear()
+
+
+def _seen(renewing: asyncio.Task[Stream]) -> None:
+    """If nobody waits any more, a failure to connect is no fault."""
+    if not renewing.cancelled():
+        renewing.exception()
 
 
 def connect(
@@ -284,16 +255,18 @@ def connect(
     name: str | None = None,
     timeout: float = core.CONNECT_SECONDS,
     table: bool = True,
+    reconnect: float = retry.RECONNECT_SECONDS,
 ) -> Connecting:
     """The asyncio twin of :func:`routerd.connect`: ``async with connect() as router``, or ``router = await connect()``."""
-    return Connecting(core.socket_path(path), core.client_name(name), timeout, table=table)
+    return Connecting(core.socket_path(path), core.client_name(name), timeout, table=table, reconnect=reconnect)
 
 
 class Connecting(Awaitable[AsyncRouter]):
     """A connection to be made: await it for the router, or enter it and have the router closed at the end."""
 
-    def __init__(self, path: Path, name: str, timeout: float, *, table: bool) -> None:
+    def __init__(self, path: Path, name: str, timeout: float, *, table: bool, reconnect: float) -> None:
         self._path, self._name, self._timeout, self._table = path, name, timeout, table
+        self._reconnect = reconnect
 
     def __await__(self) -> Generator[Any, None, AsyncRouter]:
         return self._connect().__await__()
@@ -308,12 +281,9 @@ class Connecting(Awaitable[AsyncRouter]):
         await self._router.close()
 
     async def _connect(self) -> AsyncRouter:
-        router = AsyncRouter(self._path, await _open(self._path, self._timeout))
-        try:
-            await router.greet(self._name, table=self._table)
-        except BaseException:
-            await router.close()
-            raise
+        hello_seconds = max(self._timeout, core.LEAST_HELLO_SECONDS)
+        router = AsyncRouter(self._path, self._name, hello_seconds, table=self._table, reconnect=self._reconnect)
+        await router.greet(await _open(self._path, self._timeout))
         return router
 
 

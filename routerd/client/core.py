@@ -15,9 +15,9 @@ import numpy as np
 from msgspec import Raw
 
 from routerd import __version__
-from routerd.client.arrays import Segments
+from routerd.client.arrays import Segments, pour
 from routerd.errors import DaemonUnreachable, InvalidArray, InvalidParameter, LimitExceeded, RouterdError, from_wire
-from routerd.memory import map_segment
+from routerd.memory import Arrivals, map_segment
 from routerd.outbox import close_all
 from routerd.paths import check_socket_path, default_socket_path
 from routerd.protocol import (
@@ -32,12 +32,14 @@ from routerd.protocol import (
     Welcome,
     encode,
     encode_frame,
+    failure,
 )
 from routerd.routing.slots import SlotReader
 from routerd.types import ITEM_BYTES, ArrayRef, Decision, Result, Scalar
 
 #: A daemon may be starting (a service manager starts both at once): wait this long for it before giving up.
 CONNECT_SECONDS = 3.0
+LEAST_HELLO_SECONDS = 1.0
 RETRY_SECONDS = 0.02
 CHUNK = 1 << 16  # the allocator maps larger buffers afresh for every call, which costs more than the call
 
@@ -76,9 +78,14 @@ def client_name(name: str | None) -> str:
     return name or Path(sys.argv[0] or "python").name or "python"
 
 
-def hello_frame(name: str, *, table: bool) -> bytes:
+def hello(name: str, *, table: bool) -> Hello:
     """The first message of a connection. With ``table`` the client wants the decision table and can run tiny work itself."""
-    return request_frame(0, "hello", Hello(PROTOCOL_VERSIONS, name, table, table), None)
+    return Hello(PROTOCOL_VERSIONS, name, table, table)
+
+
+def hello_frame(hello: Hello) -> bytes:
+    """That message as it is sent, under the number 0."""
+    return request_frame(0, "hello", hello, None)
 
 
 def map_table(reply: Reply, descriptors: list[int], welcome: Welcome) -> SlotReader | None:
@@ -104,18 +111,20 @@ class ReplyStream:
 
     def __init__(self) -> None:
         self._frames = FrameBuffer(_MAX_REPLY)
-        self._descriptors: list[int] = []
+        self._arrivals = Arrivals()
 
     def feed(self, data: bytes, descriptors: list[int]) -> Iterator[tuple[Reply, list[int]]]:
-        self._descriptors += descriptors
+        self._arrivals.add(descriptors)
         for body in self._frames.feed(data):
             reply = _reply_decoder.decode(body)
-            count = len(reply.segments)
-            mine, self._descriptors = self._descriptors[:count], self._descriptors[count:]
-            yield reply, mine
+            try:
+                yield reply, self._arrivals.take(len(reply.segments))
+            except OSError as error:
+                problem = LimitExceeded(f"this process cannot take the segments of the reply: {error.strerror}")
+                yield Reply(reply.id, error=failure(problem)), []
 
     def close(self) -> None:
-        close_all(self._descriptors)
+        self._arrivals.close()
 
 
 def result_of(reply: Reply) -> Raw:
@@ -137,6 +146,18 @@ def adopt(reply: Reply, descriptors: list[int], segments: Segments, *, output: b
                 segments.adopt_input(info, descriptor)
     finally:
         close_all(descriptors)
+
+
+def poured(reply: Reply, descriptors: list[int], array: np.ndarray[Any, Any]) -> SegmentInfo:
+    """The segment that came in answer to ``alloc``, filled with an array and mapped by nobody."""
+    info = segment_decoder.decode(result_of(reply))
+    pour(array, descriptors[0], info.size)
+    return info
+
+
+def no_hello(path: Path, seconds: float) -> DaemonUnreachable:
+    """The error of a connection on which hello was not answered."""
+    return DaemonUnreachable(f"the daemon at {path} did not answer hello within {seconds:g} s", may_come=True)
 
 
 def split_arguments(
@@ -194,6 +215,15 @@ def empty_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     if any(length < 1 for length in shape):
         raise InvalidArray(f"an array in shared memory needs at least one element, got shape {shape}")
     return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+
+def constant_of(array: Any) -> np.ndarray[Any, Any]:
+    """What :func:`routerd.client.Router.constant` makes a constant of. Raises ``InvalidArray`` for what cannot be sent."""
+    made = np.asarray(array)
+    if hasattr(array, "mask"):
+        raise InvalidArray("a constant cannot be a masked array; fill it first, for masks are not sent")
+    empty_bytes(made.shape, made.dtype)
+    return made
 
 
 def _is_shape(value: Any) -> bool:

@@ -1,35 +1,33 @@
-"""The synchronous client: one connection, one request after the other, safe to share between threads."""
+"""The synchronous client: one request after the other, safe to share between threads, through restarts of the daemon."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import os
-import select
-import socket
 import threading
-import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import Raw
 
-from routerd.client import core
-from routerd.client.arrays import Segments, whole_pages
+from routerd.client import core, retry
+from routerd.client.link import Link
 from routerd.client.result import TaskResult
 from routerd.client.shortcut import Shortcut
 from routerd.client.table import Decider, View, decider
-from routerd.errors import DaemonUnreachable, InvalidParameter, RouterdError
-from routerd.memory import receive
-from routerd.protocol import Alloc, Locate, Nothing, Reply, Run
-from routerd.types import ArrayRef, Decision
+from routerd.errors import DaemonUnreachable, InvalidParameter, RouterdError, ShuttingDown
+from routerd.protocol import Locate, Nothing, Run, Welcome
+from routerd.types import Decision, Scalar
 
-_SURE_BYTES = 1 << 15  # a socket with nothing unread takes this much without waiting for its reader
+_T = TypeVar("_T")
 _routers: weakref.WeakSet[Router] = weakref.WeakSet()  # those that a forked child must not share with its parent
 
 
@@ -39,6 +37,7 @@ def connect(
     name: str | None = None,
     timeout: float = core.CONNECT_SECONDS,
     table: bool = True,
+    reconnect: float = retry.RECONNECT_SECONDS,
 ) -> Router:
     """Connect to the daemon of this user, waiting up to ``timeout`` seconds for one that is starting.
 
@@ -48,39 +47,42 @@ def connect(
         timeout: seconds to wait for the daemon.
         table: answer ``decide`` from the daemon's decision table where that can, and run tiny work in this process where
             the daemon's policy and measurements say so. Without, the daemon is asked about everything.
+        reconnect: seconds that a call waits for the next daemon when the connection is lost or the daemon shuts down,
+            before it fails. What was in flight is asked again then, but for changes of policy and calibrations. 0: every
+            call that loses its connection fails at once, and all after it.
 
     Raises:
         DaemonUnreachable: nobody answered in time.
         PermissionDenied: the daemon gives this user no role.
+        LimitExceeded: the daemon has as many clients as it takes.
     """
-    return Router(core.socket_path(path), core.client_name(name), timeout, table=table)
+    return Router(core.socket_path(path), core.client_name(name), timeout, table=table, reconnect=reconnect)
 
 
 class Router:
-    """A connection to the daemon. Use as a context manager, or call :meth:`close`.
+    """A connection to the daemon, made again when it is lost. Use as a context manager, or call :meth:`close`.
 
-    It belongs to the process that made it: in a forked child it is closed, connect again there.
+    Threads may share it; their requests are served one after the other. It belongs to the process that made it: in a forked
+    child it is closed, connect again there.
     """
 
-    def __init__(self, path: Path, name: str, timeout: float, *, table: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        timeout: float,
+        *,
+        table: bool = True,
+        reconnect: float = retry.RECONNECT_SECONDS,
+    ) -> None:
         self._path = path
-        self._socket = _connect(path, timeout)
+        self._open_link = partial(Link, path, name, max(timeout, core.LEAST_HELLO_SECONDS), table=table)
+        self._reconnect_seconds = reconnect
         self._lock = threading.RLock()
-        self._ids = itertools.count(1)
-        self._replies = core.ReplyStream()
-        self._segments = Segments(0)
+        self._ended = threading.Event()
+        self._task_ids = retry.TaskIds()
         self._shortcut: Shortcut | None = None
-        self._socket.settimeout(max(timeout, 1.0))  # a daemon that is stopped accepts, but does not answer
-        reply, descriptors = self._exchange(core.hello_frame(name, table=table), {0})[0]
-        self._socket.settimeout(None)
-        try:
-            self.welcome = core.welcome_decoder.decode(core.result_of(reply))
-            reader = core.map_table(reply, descriptors, self.welcome)
-        except BaseException:
-            self._socket.close()
-            raise
-        self._segments = Segments(self.welcome.limits.inline_array_bytes)
-        self._shortcut = None if reader is None else Shortcut(reader)
+        self._use(self._open_link(wait_seconds=timeout))
         _routers.add(self)
 
     def __enter__(self) -> Router:
@@ -91,19 +93,20 @@ class Router:
     ) -> None:
         self.close()
 
+    @property
+    def welcome(self) -> Welcome:
+        """What the daemon said when it was last connected to."""
+        return self._link.welcome
+
     def close(self) -> None:
         """Disconnect. Arrays stay readable; the daemon frees its side, and nothing is kept for reuse on this one."""
+        self._ended.set()
         if self._shortcut is not None:
-            self._tell_last(self._shortcut)
-        self._disconnect()
-
-    def _disconnect(self) -> None:
-        """Close without another word: where half a request was sent, it would be taken for the rest of that."""
-        if self._shortcut is not None:
+            report = self._shortcut.take_report()
+            if report is not None:
+                self._link.tell(report)
             self._shortcut.close()
-        self._socket.close()
-        self._replies.close()
-        self._segments = Segments(0)
+        self._link.close()
 
     def decide(self, workload: str, **arguments: Any) -> Decision:
         """Where the task should run, and why. Arrays may be given by their shape: ``returns=(1250, 5000)``.
@@ -145,15 +148,8 @@ class Router:
             tasks: pairs of workload name and arguments, as for :meth:`decide`.
         """
         asks = [core.ask_of(workload, arguments) for workload, arguments in tasks]
-        with self._lock:
-            numbers = [next(self._ids) for _ in asks]
-            limit = self.welcome.limits.max_frame_bytes
-            frames = [
-                core.request_frame(number, "decide", ask, limit) for number, ask in zip(numbers, asks, strict=True)
-            ]
-            replies = self._exchange(b"".join(frames), set(numbers))
-        answers = {reply.id: reply for reply, _descriptors in replies}
-        return [core.decision_decoder.decode(core.result_of(answers[number])) for number in numbers]
+        answers = self._persist(lambda link: link.pipeline("decide", asks))
+        return [core.decision_decoder.decode(answer) for answer in answers]
 
     def run(self, workload: str, **arguments: Any) -> TaskResult:
         """Run a task on the hardware that the daemon chooses and wait for its outputs.
@@ -167,25 +163,27 @@ class Router:
             if local is not None:
                 self._tell_if_due(self._shortcut)
                 return local
-        with self._lock:
-            segments, staged = self._segments, list[int]()
-            try:
-                refs = {name: self._reference(name, one, staged) for name, one in arrays.items()}
-                reuse, free = segments.give_back(in_flight=False)
-                reply, descriptors = self._request("run", Run(workload, params, refs, reuse, free))
-            finally:
-                segments.unstage(staged)
-            core.adopt(reply, descriptors, segments, output=True)
-            result = core.result_decoder.decode(core.result_of(reply))
-            segments.taken(result.outputs)
-            return TaskResult(result, segments.results(result.outputs))
+        task_id = self._task_ids.next()
+        return self._persist(lambda link: _run(link, workload, params, arrays, task_id))
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any = "float64") -> np.ndarray[Any, Any]:
-        """An uninitialised array in shared memory: ``run`` passes it, or a contiguous part of it, without a copy."""
+        """An uninitialised array in shared memory: ``run`` passes it, or a contiguous part of it, without a copy.
+
+        When the daemon was restarted it stays as it is, and is copied from then on.
+        """
         lengths = (shape,) if isinstance(shape, int) else tuple(shape)
         kind = np.dtype(dtype)
-        with self._lock:
-            return self._segments.empty(self._alloc(core.empty_bytes(lengths, kind)), lengths, kind)
+        size = core.empty_bytes(lengths, kind)
+        return self._persist(lambda link: link.segments.empty(link.alloc(size), lengths, kind))
+
+    def constant(self, array: Any) -> np.ndarray[Any, Any]:
+        """A read-only copy in shared memory that can never change: ``run`` passes it, or a contiguous part, without a copy.
+
+        Workers remember what they have found out about it, and tasks of several clients with equal ones can be joined; so it
+        is for what many tasks share, such as the weights of a model. (On macOS it cannot be sealed: it saves the copy alone.)
+        """
+        given = core.constant_of(array)
+        return self._persist(lambda link: link.segments.empty(link.constant(given), given.shape, given.dtype))
 
     def price_option_metal(
         self, *, spot_price: float, strike_price: float, volatility: float, num_simulations: int
@@ -222,108 +220,109 @@ class Router:
             view.place(core.located_decoder.decode(self._call("table", Locate(view.workload))))
 
     def _tell_if_due(self, shortcut: Shortcut) -> None:
-        """Report what was done without the daemon. Where that fails the connection has failed, and the next call says so."""
-        report = shortcut.take_report() if shortcut.is_due else None
-        if report is not None:
-            with contextlib.suppress(RouterdError):
-                self._call("report", report)
+        """Report what was done without the daemon. Where that fails the connection has failed, and the next call mends it."""
+        if shortcut.is_due and self._lock.acquire(blocking=False):  # a thread that reconnects may hold it for long
+            try:
+                report = shortcut.take_report()
+                if report is not None:
+                    with contextlib.suppress(RouterdError):
+                        self._link.call("report", report)
+            finally:
+                self._lock.release()
 
-    def _tell_last(self, shortcut: Shortcut) -> None:
-        """Report what is still to be told, without waiting for a daemon that may have stopped; it is a count, no promise."""
-        report = shortcut.take_report() if self._socket.fileno() >= 0 else None
-        if report is not None:
-            frame = core.request_frame(next(self._ids), "report", report, None)
-            with contextlib.suppress(OSError):
-                self._socket.send(frame, socket.MSG_DONTWAIT)
-
-    def _reference(self, name: str, array: np.ndarray[Any, Any], staged: list[int]) -> ArrayRef:
-        ref = self._segments.locate(name, array)
-        if ref is not None:
-            return ref
-        number = self._segments.take_staging(array.nbytes)
-        if number is None:
-            number = self._alloc(whole_pages(array.nbytes))
-        staged.append(number)
-        return self._segments.fill(number, array)
-
-    def _alloc(self, size: int) -> int:
-        reply, descriptors = self._request("alloc", Alloc(size))
-        core.adopt(reply, descriptors, self._segments, output=False)
-        return core.segment_decoder.decode(core.result_of(reply)).segment
+    # -- connections --------------------------------------------------------------------------------------------------
 
     def _call(self, method: str, params: Any) -> Raw:
+        return self._persist(lambda link: link.call(method, params), once=method if method in retry.ONCE else "")
+
+    def _persist(self, attempt: Callable[[Link], _T], *, once: str = "") -> _T:
+        """What ``attempt`` gives, made again with the next daemon if this one goes. ``once``: a method not to be repeated."""
+        began = monotonic()
         with self._lock:
-            reply, _descriptors = self._request(method, params)
-        return core.result_of(reply)
+            for losses in itertools.count(1):
+                link = self._connected(began, sure=bool(once))
+                try:
+                    return attempt(link)
+                except DaemonUnreachable as error:
+                    self._lose()
+                    if once:
+                        raise retry.not_known(once, error) from error
+                    if not self._reconnect_seconds or losses >= retry.MOST_LOSSES:
+                        raise
+                except ShuttingDown as error:
+                    if once or not self._reconnect_seconds or losses >= retry.MOST_LOSSES:
+                        raise
+                    link.close(error.message)
+        raise AssertionError("the count has no end")
 
-    def _request(self, method: str, params: Any) -> tuple[Reply, list[int]]:
-        number = next(self._ids)
-        frame = core.request_frame(number, method, params, self.welcome.limits.max_frame_bytes)
-        return self._exchange(frame, {number})[0]
+    def _connected(self, began: float, *, sure: bool = False) -> Link:
+        """A connection, made again if it was lost. ``began``: since when the call waits; ``sure``: look before it is used."""
+        link = self._link
+        if link.is_open and (not sure or link.is_alive()):
+            return link
+        link.close("the daemon closed the connection")
+        if self._ended.is_set() or not self._reconnect_seconds:
+            raise retry.closed(self._path)
+        deadline = max(began, link.lost_at) + self._reconnect_seconds
+        for pause in retry.pauses():
+            try:
+                self._use(self._open_link())
+                break
+            except DaemonUnreachable as error:
+                if not error.detail.get("may_come"):
+                    raise
+                if monotonic() + pause >= deadline:
+                    raise retry.given_up(self._path, self._reconnect_seconds, link.lost_because, error) from error
+            if self._ended.wait(pause):
+                break
+        if self._ended.is_set():
+            self._link.close()
+            raise retry.closed(self._path)
+        return self._link
 
-    def _exchange(self, frames: bytes, numbers: set[int]) -> list[tuple[Reply, list[int]]]:
-        """Send requests and return their replies. Reading goes on while sending, or a long pipeline would lock up."""
-        if self._socket.fileno() < 0:
-            raise DaemonUnreachable(f"the connection to {self._path} is closed; connect again")
-        found: list[tuple[Reply, list[int]]] = []
-        try:
-            rest = memoryview(frames)
-            while len(rest) > _SURE_BYTES:
-                ready = self._wait_for_either()
-                if ready & ~select.POLLOUT:
-                    found += self._next(numbers)
-                if ready & select.POLLOUT:
-                    with contextlib.suppress(BlockingIOError):
-                        rest = rest[self._socket.send(rest[:_SURE_BYTES], socket.MSG_DONTWAIT) :]
-            with contextlib.suppress(BrokenPipeError):  # who hung up may have said why: it can still be read
-                self._socket.sendall(rest)
-            while len(found) < len(numbers):
-                found += self._next(numbers)
-        except OSError as error:
-            self._disconnect()
-            raise DaemonUnreachable(f"the connection to {self._path} broke: {error.strerror or error}") from error
-        except BaseException:  # an interrupt (Ctrl-C) leaves half a request or a reply that nobody reads: start afresh
-            self._disconnect()
-            raise
-        return found
+    def _use(self, link: Link) -> None:
+        self._link = link
+        if link.reader is None:
+            return
+        if self._shortcut is None:
+            self._shortcut = Shortcut(link.reader)
+        else:
+            self._shortcut.table.renew(link.reader)
 
-    def _wait_for_either(self) -> int:
-        """Wait until the socket can be read or written; what ``poll`` says about it."""
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN | select.POLLOUT)
-        return poller.poll()[0][1]
+    def _lose(self) -> None:
+        """The daemon is gone, and its table says nothing any more."""
+        if self._shortcut is not None:
+            self._shortcut.close()
 
-    def _next(self, numbers: set[int]) -> list[tuple[Reply, list[int]]]:
-        data, descriptors = receive(self._socket, core.CHUNK)
-        if not data:
-            raise DaemonUnreachable(f"the daemon at {self._path} closed the connection")
-        found = []
-        for reply, mine in self._replies.feed(data, descriptors):
-            if reply.id not in numbers:  # an error about the connection as a whole has id 0
-                core.result_of(reply)
-                raise RouterdError(f"the daemon answered request {reply.id}, which was not asked")
-            found.append((reply, mine))
-        return found
+    def _leave_to_parent(self) -> None:
+        """Close in a forked child, where other threads are gone and may have left a lock behind."""
+        self._lock, self._ended = threading.RLock(), threading.Event()
+        if self._shortcut is not None:
+            self._shortcut.close()
+            self._shortcut = None  # what it has counted is the parent's to report
+        self.close()
+
+
+def _run(
+    link: Link, workload: str, params: dict[str, Scalar], arrays: Mapping[str, np.ndarray[Any, Any]], task_id: str
+) -> TaskResult:
+    segments, staged = link.segments, list[int]()
+    try:
+        refs = {name: link.reference(name, one, staged) for name, one in arrays.items()}
+        reuse, free = segments.give_back(in_flight=False)
+        reply, descriptors = link.request("run", Run(workload, params, refs, reuse, free, task_id))
+    finally:
+        segments.unstage(staged)
+    core.adopt(reply, descriptors, segments, output=True)
+    result = core.result_decoder.decode(core.result_of(reply))
+    segments.taken(result.outputs)
+    return TaskResult(result, segments.results(result.outputs))
 
 
 def _leave_to_parent() -> None:
     """A forked child has the parent's sockets: used by both, each would read the other's replies as its own."""
     for router in _routers:
-        if router._shortcut is not None:
-            router._shortcut.close()
-            router._shortcut = None  # what it has counted is the parent's to report
-        router.close()
+        router._leave_to_parent()
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)
-
-
-def _connect(path: Path, timeout: float) -> socket.socket:
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return core.open_socket(path)
-        except DaemonUnreachable as error:
-            if not error.detail.get("may_come") or time.monotonic() >= deadline:
-                raise
-        time.sleep(core.RETRY_SECONDS)

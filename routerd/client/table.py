@@ -62,6 +62,12 @@ class Table:
         for view in list(self._views.values()):
             view.close()
 
+    def renew(self, reader: SlotReader) -> None:
+        """Answer from the table of the daemon that is there now; views that were handed out do so too."""
+        self._reader.follow(reader)
+        for view in list(self._views.values()):
+            view.renew()
+
     def question(self, workload: str, arguments: Mapping[str, Any]) -> Question | None:
         """The question that these arguments put, checked as the daemon would; ``None`` if it is for the daemon alone.
 
@@ -89,7 +95,7 @@ class _Known(Struct, frozen=True):
     """An entry as it was decoded. It is replaced whole, so that readers in several threads never mix two of them.
 
     ``starts``, ``masks`` and ``decisions`` are those of tasks known by their work alone; a decision is ``None`` until it is
-    made, and where only the daemon can answer.
+    made, and where only the daemon can answer. ``made`` are decisions about whole tasks.
     """
 
     words: memoryview
@@ -100,6 +106,7 @@ class _Known(Struct, frozen=True):
     masks: Sequence[int]
     decisions: list[Decision | None]
     entry: Entry | None
+    made: dict[tuple[float, int | None, int], Decision]
 
     @property
     def is_current(self) -> bool:
@@ -107,13 +114,13 @@ class _Known(Struct, frozen=True):
         return self.words[self.word] == self.sequence and _beats(self.words)
 
 
-_UNKNOWN = _Known(NO_WORDS, _NOWHERE.slot, 0, _NOTHING, (), (), [], None)
+_UNKNOWN = _Known(NO_WORDS, _NOWHERE.slot, 0, _NOTHING, (), (), [], None, {})
 
 
 class View:
     """One entry, decoded when its sequence has moved. Every method may be called from any thread, and none waits."""
 
-    __slots__ = ("_located_at", "_made", "_place", "_reader", "count", "known", "workload")
+    __slots__ = ("_located_at", "_place", "_reader", "count", "known", "workload")
 
     def __init__(self, reader: SlotReader, workload: str) -> None:
         self.workload = workload
@@ -122,7 +129,6 @@ class View:
         self._reader = reader
         self._place = _NOWHERE
         self._located_at = float("-inf")
-        self._made: dict[tuple[Any, ...], Decision] = {}
 
     def wants_place(self) -> bool:
         """Whether the daemon should be asked where the entry is; at most a few times a second."""
@@ -139,6 +145,11 @@ class View:
     def close(self) -> None:
         """Know nothing, and let go of the memory."""
         self.known, self._place = _UNKNOWN, _NOWHERE
+
+    def renew(self) -> None:
+        """Know nothing, and ask for the place as if for the first time: the reader follows another daemon."""
+        self.close()
+        self._located_at = float("-inf")
 
     def refresh(self) -> bool:
         """Decode the entry if it has changed; whether there is one that can be trusted."""
@@ -169,12 +180,12 @@ class View:
         if index < 0 or not _answers(known, spans[index]):
             return None
         self.count += 1
-        key = (known.slot, known.sequence, *question[2:])  # another thread may still keep what the last entry said
-        decision = self._made.get(key)
+        key = question[2:]
+        decision = known.made.get(key)
         if decision is None:
-            if len(self._made) >= _KEPT_QUESTIONS:
-                self._made.clear()
-            decision = self._made[key] = _decide(known, spans[index], question.work)
+            if len(known.made) >= _KEPT_QUESTIONS:
+                known.made.clear()
+            decision = known.made[key] = _decide(known, spans[index], question.work)
         return decision
 
     def take_count(self) -> int:
@@ -195,7 +206,6 @@ class View:
             self.known, self._place = _UNKNOWN, _NOWHERE  # the slot is somebody else's now
             return None
         spans = entry.spans()
-        self._made = {}
         self.known = known = _Known(
             words,
             place.slot,
@@ -205,8 +215,9 @@ class View:
             [span.workers for span in spans],
             [None] * max(len(spans), 1),  # work below the first span finds the last one, which is asked about
             entry,
+            {},
         )
-        if self._reader.words is NO_WORDS:  # closed meanwhile
+        if self._reader.words is not words:  # closed, or another daemon's meanwhile
             self.close()
             return None
         return known

@@ -89,18 +89,19 @@ class SlotReader:
     """One reader. ``words`` may be read at any time without a lock. Raises ``ProtocolError`` for memory of another layout."""
 
     def __init__(self, mapped: mmap.mmap) -> None:
-        self._bytes = memoryview(mapped)
-        if len(self._bytes) < _HEADER_WORDS * 8 or len(self._bytes) % 8:
-            raise ProtocolError(f"a decision table of {len(self._bytes)} bytes has no header")
-        self.words = self._bytes.cast("Q")
+        data = memoryview(mapped)
+        if len(data) < _HEADER_WORDS * 8 or len(data) % 8:
+            raise ProtocolError(f"a decision table of {len(data)} bytes has no header")
+        self.words = data.cast("Q")
         if (self.words[0], self.words[_BYTES_WORD]) != (MAGIC, SLOT_BYTES):
             raise ProtocolError("the decision table has another layout; client and daemon are of different versions")
-        self._slots = min(self.words[_SLOTS_WORD], (len(self._bytes) - _HEADER_WORDS * 8) // SLOT_BYTES)
+        slots = min(self.words[_SLOTS_WORD], (len(data) - _HEADER_WORDS * 8) // SLOT_BYTES)
+        self._memory = (data, self.words, slots)  # replaced whole, so that readers in several threads never mix two
 
     def read(self, slot: int) -> tuple[int, bytes] | None:
         """A slot's sequence and payload, or ``None`` while it says nothing or what it says cannot be trusted."""
-        data, words = self._bytes, self.words  # before the number of slots, which is 0 once they are gone
-        if not 0 <= slot < self._slots:
+        data, words, slots = self._memory
+        if not 0 <= slot < slots:
             return None
         word = sequence_word(slot)
         sequence = words[word]
@@ -117,8 +118,13 @@ class SlotReader:
 
     def close(self) -> None:
         """Let go of the memory, which is unmapped when nobody reads it any more. No slot says anything from now on."""
-        self._slots = 0
-        self._bytes, self.words = memoryview(b""), NO_WORDS
+        self._memory = (memoryview(b""), NO_WORDS, 0)
+        self.words = NO_WORDS
+
+    def follow(self, other: SlotReader) -> None:
+        """Read the other's memory from now on, which may be another daemon's."""
+        self._memory = other._memory
+        self.words = other.words
 
 
 def _checksum(sequence: int, payload: bytes) -> int:

@@ -50,7 +50,7 @@ def test_many_at_once_get_their_own_answers(daemon, rows):
 def test_more_at_once_than_the_daemon_takes_wait_their_turn(daemon):
     async def work(router):
         runs = [router.run("linalg.gemm", a=np.eye(3) * value, b=np.eye(3)) for value in range(400)]
-        assert len(runs) > router.welcome.limits.max_in_flight
+        assert len(runs) > router.welcome.limits.max_in_flight_per_client
         return [result["c"][0, 0] for result in await asyncio.gather(*runs)]
 
     assert run_with(daemon, work) == [float(value) for value in range(400)]
@@ -237,11 +237,11 @@ class TestTheSharedShortcut:
             asyncio.run(aio.price_option_metal(**option))
 
 
-def test_requests_in_flight_hear_of_the_end(private_daemon, option):
+def test_requests_in_flight_hear_of_the_end_if_no_other_daemon_is_waited_for(private_daemon, option):
     process = private_daemon().start()
 
     async def main():
-        async with await connect(process.socket, timeout=30.0) as router:
+        async with await connect(process.socket, timeout=30.0, reconnect=0.0) as router:
             long = asyncio.create_task(
                 router.run("options.monte_carlo_european", **{**option, "num_simulations": 10**9})
             )
@@ -251,7 +251,7 @@ def test_requests_in_flight_hear_of_the_end(private_daemon, option):
             with pytest.raises(errors.DaemonUnreachable, match=r"closed the connection|connection lost"):
                 await long
             assert not router.is_open
-            with pytest.raises(errors.DaemonUnreachable, match="is closed"):
+            with pytest.raises(errors.DaemonUnreachable, match="is closed; connect again"):
                 await router.call("ping")
 
     asyncio.run(main())

@@ -44,7 +44,7 @@ def timed(private_daemon):
 
 class TestDaemon:
     def test_one_that_is_killed_is_missed_within_two_seconds(self, timed):
-        with timed.connect() as router:
+        with timed.connect(reconnect=0.0) as router:
             decide = router.decider(GEMM)
             assert from_table(decide(1e6))
             timed.stop(signal.SIGKILL)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
+import weakref
 
 import pytest
 
@@ -26,7 +28,7 @@ class Peer:
         self.reasons: list[str] = []
         self.connection = Connection(
             ours, max_frame_bytes=max_frame_bytes, max_unsent_bytes=max_unsent_bytes,
-            on_frame=on_frame or self.bodies.append, on_close=self.reasons.append,
+            on_frame=lambda body: bool((on_frame or self.bodies.append)(body)), on_close=self.reasons.append,
         )  # fmt: skip
 
     async def turn(self, condition):
@@ -61,7 +63,8 @@ def play(scene):
             await scene(make)
         finally:
             for peer in peers:
-                peer.connection.close("the test ends")
+                if hasattr(peer, "connection"):
+                    peer.connection.close("the test ends")
                 peer.far.close()
 
     asyncio.run(main())
@@ -176,5 +179,62 @@ def test_one_whose_replies_pass_the_limit_is_detached():
         assert peer.reasons
         assert peer.reasons[0].startswith("the client does not read: ")
         assert not peer.connection.open
+
+    play(scene)
+
+
+def test_a_closed_connection_goes_without_a_collection():
+    async def scene(make):
+        peer = make()
+        peer.far.send(frame(b"one"))
+        await peer.turn(lambda: peer.bodies)
+        gone = weakref.ref(peer.connection)
+        gc.disable()
+        try:
+            peer.connection.close("enough")
+            del peer.connection
+            await asyncio.sleep(0)
+            assert gone() is None
+        finally:
+            gc.enable()
+
+    play(scene)
+
+
+def test_a_client_that_sends_much_waits_for_its_turn_while_others_are_served():
+    async def scene(make):
+        order = []
+
+        def begin(body):
+            order.append(body)
+            return True  # each begins a task
+
+        greedy, polite = make(begin), make(begin)
+        greedy.far.send(frame(b"greedy") * 50)
+        polite.far.send(frame(b"polite"))
+        await greedy.turn(lambda: len(order) == 51)
+        assert order.index(b"polite") < 10
+        greedy.far.send(frame(b"more"))
+        await greedy.turn(lambda: order[-1] == b"more")
+
+    play(scene)
+
+
+def test_one_that_leaves_while_it_waits_for_its_turn_gets_no_other():
+    async def scene(make):
+        order = []
+
+        def begin(body):
+            order.append(body)
+            return True
+
+        peer = make(begin)
+        peer.far.send(frame(b"x") * 50)
+        await peer.turn(lambda: order)
+        peer.connection.close("enough")
+        handled = len(order)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(order) == handled < 50
 
     play(scene)

@@ -11,7 +11,7 @@ from routerd.decisions import DecisionCache
 from routerd.errors import BadRequest
 from routerd.protocol import Ask, encode
 from routerd.session import Session
-from routerd.types import Decision
+from routerd.types import ArrayRef, Decision
 
 OPTION = {"spot_price": 100.0, "strike_price": 110.0, "volatility": 0.2, "num_simulations": 1000}
 
@@ -129,3 +129,12 @@ def test_it_stays_bounded(cache, session, monkeypatch):
     for number in range(100):
         cache.decide(session, raw(num_simulations=1000 + number))
     assert len(cache._entries) <= 10
+
+
+def test_a_question_that_carries_data_is_answered_and_not_kept(cache, session):
+    """The content plays no part in the decision, and thousands of such questions would fill the memory."""
+    arrays = {name: ArrayRef((40, 40), "float64", data=bytes(12_800)) for name in "ab"}
+    question = msgspec.Raw(encode(Ask("linalg.gemm", {}, arrays)))
+    first, second = (decoded(cache.decide(session, question)) for _ in range(2))
+    assert without_id(first) == without_id(second)
+    assert (cache.hits, cache.misses) == (0, 2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import mmap
 import os
+import resource
 import socket
 import sys
 
@@ -54,6 +57,37 @@ def test_after_sealing_only_the_writer_writes(descriptor):
     assert memory.map_segment(descriptor, 8192, writable=False)[0] == 7
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux seals memory")
+def test_sealed_content_stays_and_can_still_be_read(descriptor):
+    with memory.map_segment(descriptor, 4096, writable=True) as writable:
+        writable[:3] = b"abc"
+        with pytest.raises(OSError, match="busy"):
+            memory.seal_writes(descriptor)
+    assert memory.seal_writes(descriptor) is True
+    with pytest.raises(PermissionError):
+        memory.map_segment(descriptor, 4096, writable=True)
+    with memory.map_segment(descriptor, 4096, writable=False) as readable:
+        assert readable[:3] == b"abc"
+
+
+def test_where_shared_mappings_of_sealed_content_are_refused_it_is_mapped_privately(descriptor, monkeypatch):
+    """As Linux before 6.7 does."""
+    real, flags = mmap.mmap, []
+
+    def old_kernel(number, size, **options):
+        flags.append(options["flags"])
+        if options["flags"] == mmap.MAP_SHARED:
+            raise PermissionError
+        return real(number, size, **options)
+
+    monkeypatch.setattr("routerd.memory.mmap.mmap", old_kernel)
+    with memory.map_segment(descriptor, 4096, writable=False) as readable:
+        assert len(readable) == 4096
+    assert flags == [mmap.MAP_SHARED, mmap.MAP_PRIVATE]
+    with pytest.raises(PermissionError):
+        memory.map_segment(descriptor, 4096, writable=True)
+
+
 def test_a_segment_smaller_than_claimed_is_refused(descriptor):
     with pytest.raises(ValueError, match="8192 bytes, 9000 expected"):
         memory.map_segment(descriptor, 9000, writable=False)
@@ -87,3 +121,62 @@ def test_descriptors_travel_with_bytes_and_are_not_inherited(descriptor):
 
 def test_alignment():
     assert [memory.align(offset) for offset in (0, 1, 64, 65)] == [0, 64, 64, 128]
+
+
+@contextlib.contextmanager
+def no_more_descriptors():
+    """This process may open none meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@linux_only
+def test_descriptors_that_this_process_cannot_take_are_known_to_be_lost(descriptor):
+    mine, theirs = socket.socketpair()
+    with mine, theirs:
+        memory.send(mine, b"first", [descriptor, descriptor])
+        memory.send(mine, b"second", [descriptor])
+        arrivals = memory.Arrivals()
+        with no_more_descriptors():
+            data, received = memory.receive(theirs, 100)
+        assert (data, received) == (b"first", [memory.LOST])
+        arrivals.add(received)
+        data, received = memory.receive(theirs, 100)
+        arrivals.add(received)
+        assert data == b"second"
+        with pytest.raises(OSError, match="Too many open files"):
+            arrivals.take(2)
+        assert arrivals.take(1) == received
+        os.close(received[0])
+
+
+def test_a_message_never_gets_the_descriptors_of_the_next():
+    arrivals = memory.Arrivals()
+    one, two = os.dup(0), os.dup(0)
+    arrivals.add([one])
+    arrivals.add([two])
+    assert arrivals.take(0) == []
+    with pytest.raises(OSError, match="Too many open files"):
+        arrivals.take(2)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(one)  # nobody else would close it
+    assert arrivals.take(1) == [two]
+    os.close(two)
+    with pytest.raises(OSError, match="Too many open files"):
+        arrivals.take(1)
+
+
+def test_descriptors_that_nobody_took_are_closed():
+    arrivals = memory.Arrivals()
+    descriptor = os.dup(0)
+    arrivals.add([descriptor])
+    arrivals.add([memory.LOST])
+    arrivals.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routerd.errors import FrameTooLarge, NoCandidate
+from routerd.errors import FrameTooLarge, NoCandidate, from_wire
 from routerd.protocol import Ask, FrameBuffer, Reply, Request, encode, encode_frame, failure
 
 
@@ -58,3 +58,19 @@ def test_an_error_reply_carries_code_message_and_detail():
         "id": 3,
         "error": {"code": "no_candidate", "message": "nothing may run it", "detail": {"rejected": []}},
     }
+
+
+def test_an_error_keeps_its_detail_whatever_the_names_in_it():
+    detail = {"self": 1, "message": "another", "limit": 2}
+    error = from_wire("no_candidate", "nothing may run it", detail)
+    assert (type(error), error.message, error.detail) == (NoCandidate, "nothing may run it", detail)
+
+
+def test_a_body_in_many_pieces_is_not_copied_again_for_each():
+    frames = FrameBuffer(1000)
+    assert list(frames.feed((900).to_bytes(4, "little") + b"x")) == []
+    kept = frames._rest
+    for _ in range(898):
+        assert list(frames.feed(b"x")) == []
+        assert frames._rest is kept
+    assert list(frames.feed(b"x\x01\x00\x00\x00y")) == [b"x" * 900, b"y"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.msgpack import decode
 
 from routerd.access import Peer
 from routerd.errors import BadRequest
@@ -120,7 +121,7 @@ def test_a_session_from_hello_to_goodbye(play):
         client = await connect()
         welcome = await client.hello()
         assert (welcome["protocol"], welcome["client_class"]) == (1, "admin")
-        assert welcome["limits"]["max_in_flight"] == 256
+        assert welcome["limits"]["max_in_flight_per_client"] == 256
         assert (await client.ask("ping"))["result"] == "pong"
         assert server.traffic()["clients"] == 1
         client.close()
@@ -324,12 +325,126 @@ def test_draining_refuses_work_lets_others_look_and_ends_with_the_last_reply(pla
             await connect()
         assert (await client.ask("wait"))["error"]["code"] == "shutting_down"
         assert (await client.ask("ping"))["result"] == "pong"
-        assert await server.drain(0.02) == 1
-        asyncio.get_running_loop().call_soon(gate.set)
+        asyncio.get_running_loop().call_later(0.02, gate.set)
         assert await server.drain(10.0) == 0
         assert (await client.reply())["id"] == 2
 
     play(scene, {"wait": eventual(wait, works=True)})
+
+
+def test_what_a_drain_does_not_finish_is_handed_back_before_the_end(play):
+    async def wait(_session):
+        await asyncio.Event().wait()
+
+    async def scene(server, connect, _left):
+        client = await connect()
+        await client.hello()
+        for _ in range(3):
+            client.send("work")
+        client.send("watch")
+        await settle(lambda: server.in_flight == 4)
+        server.stop_accepting()
+        assert await server.drain(0.02) == 3
+        server.close()
+        replies = [await client.reply() for _ in range(3)]
+        assert {(reply["id"], reply["error"]["code"]) for reply in replies} == {
+            (number, "shutting_down") for number in (2, 3, 4)
+        }
+        assert await client.reply() is None
+
+    play(scene, {"work": eventual(wait, works=True), "watch": eventual(wait)})
+
+
+class TestCancelling:
+    """The method ``cancel`` as the method table has it."""
+
+    CANCEL = Method("execute", immediate=lambda session, params: encode(session.cancel(decode(params)["request"])))
+
+    @staticmethod
+    async def replies(client, count):
+        return {reply["id"]: reply for reply in [await client.reply() for _ in range(count)]}
+
+    @pytest.mark.parametrize("begun", [True, False])
+    def test_a_request_is_answered_with_cancelled(self, play, begun):
+        events = []
+
+        async def wait(_session):
+            events.append("begun")
+            try:
+                await asyncio.Event().wait()
+            finally:
+                events.append("ended")
+
+        async def scene(server, connect, _left):
+            client = await connect()
+            await client.hello()
+            number = client.send("wait")
+            if begun:
+                await settle(lambda: events == ["begun"])
+            asked = client.send("cancel", request=number)
+            replies = await self.replies(client, 2)
+            assert replies[asked]["result"] is True
+            assert replies[number]["error"]["code"] == "cancelled"
+            assert events == ["begun", "ended"]
+            assert server.in_flight == 0
+            assert (await client.ask("cancel", request=number))["result"] is False
+
+        play(scene, {"wait": eventual(wait, works=True), "cancel": self.CANCEL})
+
+    def test_what_is_unknown_or_another_clients_is_left_alone(self, play):
+        gate = asyncio.Event()
+
+        async def wait(_session):
+            await gate.wait()
+
+        async def scene(_server, connect, _left):
+            mine, other = await connect(), await connect()
+            await mine.hello()
+            await other.hello()
+            number = mine.send("wait")
+            assert (await mine.ask("cancel", request=99))["result"] is False
+            other.send("ping")
+            await other.reply()
+            assert (await other.ask("cancel", request=number))["result"] is False
+            gate.set()
+            assert (await mine.reply()) == {"id": number, "result": None}
+
+        play(scene, {"wait": eventual(wait), "cancel": self.CANCEL})
+
+
+def test_an_id_whose_reply_is_awaited_cannot_be_given_again(play):
+    gate = asyncio.Event()
+
+    async def wait(_session):
+        await gate.wait()
+
+    async def scene(server, connect, _left):
+        client = await connect()
+        await client.hello()
+        client.send("wait")
+        client._number -= 1
+        refused = await client.ask("wait")
+        assert refused["error"]["code"] == "bad_request"
+        assert "request 2 still awaits its reply, and goes on" in refused["error"]["message"]
+        assert server.in_flight == 1
+        gate.set()
+        assert await client.reply() == {"id": 2, "result": None}
+        client._number -= 1
+        assert await client.ask("wait") == {"id": 2, "result": None}
+
+    play(scene, {"wait": eventual(wait)})
+
+
+def test_one_client_too_many_is_told_why(play):
+    async def scene(server, connect, _left):
+        first, second = await connect(), await connect()
+        assert (await first.hello())["protocol"] == 1
+        error = (await second.reply())["error"]
+        assert error["code"] == "limit_exceeded"
+        assert "1 clients are connected, which is the limit (max_connections)" in error["message"]
+        assert await second.reply() is None
+
+    play(scene, max_connections=1)
 
 
 def test_an_answer_longer_than_a_client_may_leave_unread_is_refused(play):

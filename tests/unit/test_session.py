@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import sys
 
 import pytest
 
-from routerd.errors import InvalidArray, LimitExceeded, UnknownSegment
+from routerd.errors import BadRequest, InvalidArray, LimitExceeded, UnknownSegment
+from routerd.memory import map_segment
 from routerd.protocol import Limits, SegmentInfo
 from routerd.session import FIRST_OUTPUT, Session
 from routerd.types import ArrayRef
+
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux seals memory")
+
+
+class Unsealed:
+    """An input segment whose descriptor nobody touches."""
+
+    info = SegmentInfo(1, 4096)
+    descriptor = -1
+    frozen = False
+
+    def release(self):
+        return True
 
 
 @pytest.fixture
 def session():
     limits = Limits(
         max_frame_bytes=1 << 20,
-        max_in_flight=8,
-        max_arrays=8,
+        max_in_flight_per_client=8,
+        max_arrays_per_task=8,
         max_segment_bytes=1 << 20,
-        max_client_bytes=3 << 19,
+        max_segment_bytes_per_client=3 << 19,
         inline_array_bytes=8192,
     )
     made = Session("test", 1000, 1000, None, "execute", limits)
@@ -67,7 +83,45 @@ def test_a_segment_in_use_outlives_its_freeing(session):
     assert segment.release()
 
 
+def mapped(segment, protection=mmap.PROT_READ | mmap.PROT_WRITE):
+    return mmap.mmap(segment.descriptor, segment.info.size, prot=protection)
+
+
+@ON_LINUX
+def test_frozen_content_cannot_change_any_more(session):
+    segment = session.alloc(4096)
+    with mapped(segment) as writable:
+        writable[:3] = b"abc"
+    assert not segment.frozen
+    assert session.freeze(segment.info.segment) is True
+    assert session.freeze(segment.info.segment) is True  # it is already
+    assert segment.frozen
+    for change in (lambda: mapped(segment), lambda: os.pwrite(segment.descriptor, b"x", 0)):
+        with pytest.raises(PermissionError):
+            change()
+    with map_segment(segment.descriptor, 4096, writable=False) as readable:
+        assert readable[:3] == b"abc"
+
+
+@ON_LINUX
+def test_what_can_still_be_written_cannot_be_frozen(session):
+    segment = session.alloc(4096)
+    with mapped(segment), pytest.raises(BadRequest, match="unmap it wherever it is mapped writable"):
+        session.freeze(segment.info.segment)
+    assert not segment.frozen
+    assert session.freeze(segment.info.segment)
+
+
+def test_where_there_are_no_seals_nothing_is_marked_frozen(session, monkeypatch):
+    monkeypatch.setattr("routerd.memory.sys.platform", "darwin")
+    segment = session.alloc(4096) if sys.platform == "darwin" else session._inputs.setdefault(1, Unsealed())
+    assert session.freeze(segment.info.segment) is False
+    assert not segment.frozen
+
+
 def test_foreign_segments_are_unknown(session):
+    with pytest.raises(UnknownSegment, match="segment 999999 is not held"):
+        session.freeze(999_999)
     with pytest.raises(UnknownSegment, match="segment 999999 is not held"):
         session.free([999_999])
     with pytest.raises(UnknownSegment, match="array a refers to segment 999999"):

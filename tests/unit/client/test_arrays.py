@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from routerd.client import arrays
-from routerd.client.arrays import Segments, whole_pages
+from routerd.client.arrays import Segments, pour, whole_pages
 from routerd.errors import InvalidArray
-from routerd.memory import create_segment
+from routerd.memory import create_segment, seal_writes
 from routerd.protocol import SegmentInfo
 from routerd.types import ArrayRef
 
@@ -34,6 +34,58 @@ def result(segments, number, count=100, **extra):
     outputs = {"y": ArrayRef((count,), "float64", number, 0), **extra}
     segments.taken(outputs)
     return segments.results(outputs)
+
+
+def constant(segments, number, values):
+    """A segment of these values that is mapped read-only."""
+    size = len(values) * 8
+    descriptor = create_segment(size)
+    pour(np.asarray(values, dtype="float64"), descriptor, size)
+    segments.adopt_constant(SegmentInfo(number, size), descriptor)
+    os.close(descriptor)
+    return segments.empty(number, (len(values),), np.dtype("float64"))
+
+
+class TestConstants:
+    def test_they_hold_what_was_poured_in_and_cannot_be_written(self, segments):
+        array = constant(segments, 1, [1.0, 2.0, 3.0])
+        assert array.tolist() == [1.0, 2.0, 3.0]
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 5.0
+
+    def test_they_are_found_however_small_and_others_are_not_taken_for_them(self, segments):
+        array = constant(segments, 1, [1.0, 2.0, 3.0])
+        assert segments.locate("a", array) == ArrayRef((3,), "float64", 1, 0)
+        assert segments.locate("a", array[1:]) == ArrayRef((2,), "float64", 1, 8)
+        copy = array.copy()
+        copy.flags.writeable = False
+        assert segments.locate("a", copy) == ArrayRef((3,), "float64", data=copy.tobytes())
+        assert segments.locate("a", array[::2]).data == array[::2].tobytes()
+
+    def test_nothing_stays_mapped_after_pouring(self):
+        descriptor = create_segment(4096)
+        pour(np.arange(10.0), descriptor, 4096)
+        seal_writes(descriptor)  # raises while somebody maps it writable
+        os.close(descriptor)
+
+    def test_they_are_given_back_when_nobody_holds_them(self, segments):
+        array = constant(segments, 7, [1.0, 2.0])
+        part = array[1:]
+        del array
+        gc.collect()
+        assert segments.give_back(in_flight=False) == ((), ())
+        del part
+        gc.collect()
+        assert segments.give_back(in_flight=False) == ((), (7,))
+
+    def test_each_of_many_segments_is_found(self, segments):
+        arrays = {number: constant(segments, number, [float(number)] * 4) for number in range(1, 60)}
+        for number in list(arrays)[::3]:
+            del arrays[number]
+        gc.collect()
+        segments.give_back(in_flight=False)
+        for number, array in arrays.items():
+            assert segments.locate("a", array) == ArrayRef((4,), "float64", number, 0)
 
 
 class TestLocating:

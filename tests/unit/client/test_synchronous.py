@@ -34,10 +34,10 @@ def test_an_interrupted_request_is_not_completed_by_a_report(tmp_path, monkeypat
         listener.bind(str(path))
         listener.listen()
         listening = pool.submit(listen, listener)
-        router = connect(path)
+        router = connect(path, table=False)
         router._shortcut = Shortcut(written.reader)
         router._shortcut.table.view("linalg.gemm").count = 5  # to be reported
-        wait, waits = router._wait_for_either, []
+        wait, waits = router._link._wait_for_either, []
 
         def interrupted() -> int:
             waits.append(1)
@@ -45,7 +45,7 @@ def test_an_interrupted_request_is_not_completed_by_a_report(tmp_path, monkeypat
                 raise KeyboardInterrupt
             return wait()
 
-        monkeypatch.setattr(router, "_wait_for_either", interrupted)
+        monkeypatch.setattr(router._link, "_wait_for_either", interrupted)
         with pytest.raises(KeyboardInterrupt):
             router.run("third.party", x=np.zeros(100_000))
         heard = listening.result(10.0)

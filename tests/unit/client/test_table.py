@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 
 import numpy as np
@@ -191,8 +192,42 @@ class TestDecisions:
         view = written.place(table.view(GEMM))
         for size in range(5, 105):
             assert view.by_question(table.question(GEMM, {"a": (size, 9), "b": (9, 9)})) is not None
-        assert len(view._made) <= 10
+        assert len(view.known.made) <= 10
         assert len(table._questions) <= 10
+
+
+class TestAnotherDaemon:
+    """The same views after the connection was made again: what the last daemon said is never given again."""
+
+    @pytest.fixture
+    def successor(self, written):
+        made = type(written)()
+        yield made
+        os.close(made.descriptor)
+
+    def test_views_that_were_handed_out_follow(self, written, table, successor):
+        written.write(rule="old (p.yaml:1)")
+        view = written.place(table.view(GEMM))
+        fast = decider(view, slow=view.by_work, full=None)
+        question = table.question(GEMM, {"a": (10, 10), "b": (10, 10)})
+        assert fast(SMALL).rule == view.by_question(question).rule == "old (p.yaml:1)"
+        successor.write(rule="new (p.yaml:1)")  # in the same slot, under the same sequence
+        table.close()
+        assert fast(SMALL) is None
+        table.renew(successor.reader)
+        assert fast(SMALL) is None
+        assert view.wants_place()  # at once, however lately it was asked for
+        successor.place(view)
+        assert fast(SMALL).rule == view.by_question(question).rule == "new (p.yaml:1)"
+        assert table.view(GEMM) is view
+
+    def test_a_slot_that_was_somebody_elses_there_is_not_read(self, written, table, successor):
+        written.write()
+        view = written.place(table.view(GEMM))
+        assert view.by_work(SMALL) is not None
+        successor.write(workload="stats.correlation")
+        table.renew(successor.reader)
+        assert view.by_work(SMALL) is None
 
 
 class TestDecider:
