@@ -35,6 +35,9 @@ NEEDS = {
 #: The backend whose float64 result is the contract that every other backend is compared with.
 CONTRACT_BACKEND = "cpu.numpy"
 
+#: Several backends that share one task, in the place of one backend.
+HYBRID_BACKEND = "hybrid"
+
 #: The contract's kernel run by the client itself, without the daemon: the cheapest place for tiny work.
 IN_PROCESS_BACKEND = "in_process.numpy"
 
@@ -145,6 +148,34 @@ class Namespace(Protocol):
 
 Kernel: TypeAlias = Callable[[Namespace, Params, Arrays], Arrays]
 
+
+class Groups(NamedTuple):
+    """An integer input that numbers groups from 0, and the parameter that says how many groups there are."""
+
+    numbered_by: str
+    counted_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """How tasks of several clients become one execution: their rows, which know nothing of each other, are laid side by side.
+
+    The kernel must give each task's rows what it gives them alone, within the rounding of float64, and ``check_task`` and
+    ``check`` must accept the joined task exactly if they accept every one of its tasks.
+
+    Attributes:
+        inputs: the inputs that are laid one after another, and along which axis; one dimension is at all these places, and
+            nowhere else. All other inputs, and the parameters, must be equal.
+        outputs: every output, and the axis along which each task's part is cut out of it.
+        groups: where outputs have a row for each group that an input names, rather than for each row: every task's groups
+            then follow those of the task before it, and their counts add up.
+    """
+
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+    groups: Groups | None = None
+
+
 #: ``split(whole, shares)``: tasks of the same workload that together are the whole, about ``shares`` of its work each. Where
 #: the whole is too small for that, there are fewer of them, down to the whole itself.
 Split: TypeAlias = Callable[[Example, Sequence[float]], list[Example]]
@@ -175,6 +206,7 @@ class Workload:
         needs: what the kernel needs beyond the basics, of :data:`NEEDS`.
         cpu_only: written for NumPy alone, because no other device has anything to gain.
         split, merge: how one task becomes several, and their outputs one again; both or neither.
+        join: how tasks of several clients may become one execution, where their rows are independent.
         model: the user's model that the kernel runs, where it runs one.
         content: a digest of what the kernel computes with beyond its code, such as a model's weights.
         contract_precision: what the contract computes in, where ``needs`` keep the kernel from NumPy.
@@ -202,6 +234,7 @@ class Workload:
     cpu_only: bool = False
     split: Split | None = None
     merge: Merge | None = None
+    join: Join | None = None
     model: ModelId | None = None
     content: str = ""
     contract_precision: Literal["float64", "float32"] = "float64"

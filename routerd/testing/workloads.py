@@ -8,9 +8,14 @@ from typing import Any
 from routerd.interfaces import NEEDS, Example, Workload
 from routerd.testing.examples import Sample, contract_outputs, default_works, inputs_kept, output_problems, sample
 from routerd.testing.report import Finding, Report
+from routerd.workloads.joining import cut, join_problems, joined_task
+from routerd.workloads.splitting import split_along
 
 #: Shares that a workload is split by: one part, two unequal ones, several of which some are tiny.
 _SHARES = ((1.0,), (0.6, 0.4), (0.02, 0.5, 0.03, 0.45))
+
+#: Joined tasks may differ from each alone by what the order of float64 sums does.
+_JOIN_ERROR = 1e-12
 
 #: An example may miss the work it is asked for by this factor: shapes are whole numbers, and calibration measures anyway.
 WORK_FACTOR = 4.0
@@ -21,7 +26,8 @@ def check_workload(workload: Workload, works: Sequence[float] | None = None) -> 
 
     Examples must bind, have about the work they are asked for, pass the workload's own content check and be the same for
     the same generator. The kernel must give what is declared, twice the same, from inputs it leaves alone; where the
-    workload splits, the parts merged must give the whole. Never raises for what the workload does: read ``problems``.
+    workload splits, the parts merged must give the whole; where it joins, joined tasks must give what each gives alone.
+    Never raises for what the workload does: read ``problems``.
     """
     findings = [_finding(workload, "declaration", None, _declaration_problems(workload))]
     for work in works or default_works(workload):
@@ -61,7 +67,7 @@ def _declaration_problems(workload: Workload) -> list[str]:
     ]
     if (workload.split is None) != (workload.merge is None):
         problems.append("it has only one of split and merge")
-    return problems
+    return problems + join_problems(workload)
 
 
 def _example_problems(workload: Workload, work: float, given: Sample) -> list[str]:
@@ -115,6 +121,30 @@ def _split_problems(workload: Workload, work: float, given: Sample) -> list[str]
     return problems
 
 
+def _join_problems(workload: Workload, work: float, given: Sample) -> list[str]:
+    """Rows of the example as tasks of several clients, together and alone."""
+    del work
+    from routerd.workloads.content import relative_error
+
+    join = workload.join
+    if join is None or join_problems(workload):
+        return []
+    whole = Example(dict(given.task.params), dict(given.inputs))
+    problems = []
+    for shares in _SHARES:
+        tasks = split_along(join.inputs)(whole, shares)
+        joined = joined_task(workload, join, tasks)
+        parts = cut(workload, join, tasks, _run(workload, joined))
+        error = max(
+            relative_error(workload, part, _run(workload, task)) for part, task in zip(parts, tasks, strict=True)
+        )
+        if not error <= _JOIN_ERROR:
+            problems.append(
+                f"{len(tasks)} tasks joined differ from each alone by {error:.2g}, allowed is {_JOIN_ERROR:g}"
+            )
+    return problems
+
+
 def _run(workload: Workload, part: Example) -> dict[str, Any]:
     from routerd.namespaces.execution import execute_kernel
     from routerd.namespaces.numpy import NumpyNamespace
@@ -126,6 +156,7 @@ _CHECKS: dict[str, Callable[[Workload, float, Sample], list[str]]] = {
     "example": _example_problems,
     "kernel": _kernel_problems,
     "split and merge": _split_problems,
+    "join": _join_problems,
 }
 
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from routerd.errors import InvalidArray
-from routerd.interfaces import Array, Arrays, Dims, Example, Namespace, Parameter, Params, Workload
+from routerd.interfaces import Array, Arrays, Dims, Example, Join, Namespace, Parameter, Params, Workload
 from routerd.workloads.splitting import merge_along, split_along
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ PERFORMANCE = Workload(
     check_task=_check_rows,
     split=split_along({"returns": 1}),
     merge=merge_along({"statistics": 0}),
+    join=Join(inputs={"returns": 1}, outputs={"statistics": 0}),
 )
 
 WORKLOADS = (PERFORMANCE,)

@@ -25,6 +25,7 @@ TASK_OPTIONS = (
 )
 _OPTION_NAMES = frozenset(option.name for option in TASK_OPTIONS)
 _DIM_LIMIT = 2**40
+_MOST_BYTES = 2**63 - 1
 
 
 def bind(
@@ -75,12 +76,21 @@ def bind(
         arrays=dict(arrays),
         dims=dims,
         work=float(workload.work(values, dims)),
-        nbytes=_weight(workload.inputs, dims) + _weight(workload.outputs, dims),
+        nbytes=_nbytes(workload, dims),
         tolerance=options.get("tolerance", workload.tolerance),
         batch=dims[workload.batch_dim] if workload.batch_dim else None,
         deadline_seconds=None if deadline is None else deadline / 1000.0,
         priority=options.get("priority", 0),
     )
+
+
+def _nbytes(workload: Workload, dims: Mapping[str, int]) -> int:
+    nbytes = _weight(workload.inputs, dims) + _weight(workload.outputs, dims)
+    if nbytes > _MOST_BYTES:
+        raise InvalidArray(
+            f"{workload.name}: inputs and outputs of these dimensions weigh {nbytes:.3g} bytes, more than can be addressed"
+        )
+    return nbytes
 
 
 def bind_work(workload: Workload, work: float) -> Task:

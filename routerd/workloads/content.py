@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
 from routerd.errors import ExecutionError, InvalidArray
-from routerd.interfaces import HostArrays, Params, Workload
+from routerd.interfaces import Dims, HostArrays, Params, Workload
+from routerd.workloads.binding import output_shape
 
 
-def check_content(workload: Workload, params: Params, inputs: HostArrays) -> None:
+def check_content(workload: Workload, params: Params, inputs: HostArrays, known: Collection[str] = ()) -> None:
     """Raise ``InvalidArray`` for NaN, infinity or values out of bounds where the workload does not allow them.
 
-    Whatever is unsafe to compute on is found here, before a kernel sees it.
+    Whatever is unsafe to compute on is found here, before a kernel sees it. ``known`` are inputs whose values were found
+    within their bounds before and cannot have changed.
     """
     for declared in workload.inputs:
         array = inputs[declared.name]
-        if not declared.finite and declared.minimum is None and declared.maximum is None:
+        if declared.name in known or (not declared.finite and declared.minimum is None and declared.maximum is None):
             continue
         # min and max propagate NaN, so two passes without temporaries answer every question.
         low, high = float(array.min()), float(array.max())
@@ -44,6 +47,27 @@ def check_content(workload: Workload, params: Params, inputs: HostArrays) -> Non
             )
     if workload.check is not None:
         workload.check(params, inputs)
+
+
+def require_result(workload: Workload, outputs: HostArrays, dims: Dims, backend: str) -> None:
+    """Raise ``ExecutionError`` unless ``outputs`` are what the workload declares: these arrays and no other, so many axes, of
+    these lengths as far as ``dims`` tell, of this dtype, finite where that is declared."""
+    for declared in workload.outputs:
+        array = outputs.get(declared.name)
+        wanted = output_shape(declared, dims)
+        if not isinstance(array, np.ndarray):
+            problem = "is missing" if array is None else f"is of type {type(array).__name__}"
+        elif array.ndim != len(declared.shape) or (wanted is not None and array.shape != wanted):
+            problem = f"has shape {array.shape} instead of {declared.shape if wanted is None else wanted}"
+        elif array.dtype != np.dtype(declared.dtype):
+            problem = f"holds {array.dtype} instead of {declared.dtype}"
+        else:
+            continue
+        raise ExecutionError(f"{backend} gave no result of {workload.name}: its output {declared.name} {problem}")
+    surplus = sorted(set(outputs) - {declared.name for declared in workload.outputs})
+    if surplus:
+        raise ExecutionError(f"{backend} gave no result of {workload.name}: it has no output {', '.join(surplus)}")
+    require_finite(workload, outputs, backend)
 
 
 def require_finite(workload: Workload, outputs: HostArrays, backend: str) -> None:

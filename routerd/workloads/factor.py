@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from routerd.errors import InvalidArray
-from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Params, Workload
+from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Join, Namespace, Params, Workload
 from routerd.workloads.splitting import merge_along, split_along
 from routerd.workloads.symmetry import check_symmetric
 
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 _NAME = "factor.risk_decompose"
 _ROUNDING = 1e-6  # what a covariance may miss by after a trip through float32
 _FACTORS = 40
+
+_OUTPUTS = (
+    "volatility",
+    "factor_share",
+    "specific_share",
+    "marginal_contribution",
+    "percentage_contribution",
+    "factor_exposure",
+    "factor_contribution",
+)
 
 
 def _risk_decompose(namespace: Namespace, params: Params, arrays: Arrays) -> Arrays:
@@ -168,20 +178,8 @@ RISK_DECOMPOSE = Workload(
     matmul_bound=True,
     check=_check_covariance,
     split=split_along({"weights": 0}),
-    merge=merge_along(
-        dict.fromkeys(
-            (
-                "volatility",
-                "factor_share",
-                "specific_share",
-                "marginal_contribution",
-                "percentage_contribution",
-                "factor_exposure",
-                "factor_contribution",
-            ),
-            0,
-        )
-    ),
+    merge=merge_along(dict.fromkeys(_OUTPUTS, 0)),
+    join=Join(inputs={"weights": 0}, outputs=dict.fromkeys(_OUTPUTS, 0)),
 )
 
 WORKLOADS = (RISK_DECOMPOSE,)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from routerd.errors import InvalidParameter
-from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Parameter, Params, Workload
+from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Join, Namespace, Parameter, Params, Workload
 from routerd.workloads.differencing import difference_weights, fractional_difference
 from routerd.workloads.prices import check_order, example_bars, price
 from routerd.workloads.scan import row_spans, smooth
@@ -206,6 +206,7 @@ ROLLING = Workload(
     check=_check_bars,
     split=split_along({"open": 1, "high": 1, "low": 1, "close": 1}),
     merge=merge_along({"features": 1}),
+    join=Join(inputs={"open": 1, "high": 1, "low": 1, "close": 1}, outputs={"features": 1}),
 )
 
 WORKLOADS = (ROLLING,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from routerd.interfaces import Array, Arrays, Dims, Example, Namespace, Params, Workload
+from routerd.interfaces import Array, Arrays, Dims, Example, Join, Namespace, Params, Workload
 from routerd.workloads.splitting import merge_along, split_along
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ GEMM = Workload(
     matmul_bound=True,
     split=split_along({"a": 0}),
     merge=merge_along({"c": 0}),
+    join=Join(inputs={"a": 0}, outputs={"c": 0}),
 )
 
 WORKLOADS = (GEMM,)

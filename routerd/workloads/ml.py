@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from routerd.errors import InvalidParameter
-from routerd.interfaces import Array, Arrays, Dims, Example, ModelId, Namespace, Parameter, Params, Workload
+from routerd.interfaces import Array, Arrays, Dims, Example, Join, ModelId, Namespace, Parameter, Params, Workload
 from routerd.workloads.networks import Layer, Network, he_weights, network_kernel
 from routerd.workloads.splitting import merge_along, split_along
 
@@ -85,6 +85,7 @@ MLP_INFERENCE = Workload(
     matmul_bound=True,
     split=split_along({"x": 0}),
     merge=merge_along({"y": 0}),
+    join=Join(inputs={"x": 0}, outputs={"y": 0}),
 )
 
 MODEL = "ml.model"
@@ -156,6 +157,7 @@ USER_MODEL = Workload(
     matmul_bound=True,
     split=split_along({"x": 0}),
     merge=merge_along({"y": 0}),
+    join=Join(inputs={"x": 0}, outputs={"y": 0}),
     model=ModelId(DEMO, 1),
 )
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from routerd.errors import InvalidArray
-from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Parameter, Params, Workload
+from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Join, Namespace, Parameter, Params, Workload
 from routerd.workloads.splitting import merge_along, split_along
 
 if TYPE_CHECKING:
@@ -288,6 +288,7 @@ BACKTEST_SMA_SWEEP = Workload(
     check=_check_windows,
     split=split_along({"windows": 0}),
     merge=merge_along({"equity": 1, "statistics": 0, "turnover": 0}),
+    join=Join(inputs={"windows": 0}, outputs={"equity": 1, "statistics": 0, "turnover": 0}),
 )
 
 WORKLOADS: tuple[Workload, ...] = (BACKTEST_SMA_SWEEP,)

@@ -129,6 +129,8 @@ def _solve(normal: Any, right: Any, precision: float) -> Any:
     lengths = np.sqrt(np.diagonal(normal, axis1=1, axis2=2))
     lengths = np.where(lengths > 0.0, lengths, 1.0)
     scaled = normal / (lengths[:, :, None] * lengths[:, None, :])
+    if not np.isfinite(scaled).all():  # the inputs are too large for the precision; no decomposition could be found
+        return np.full_like(right, np.nan)
     least = precision * normal.shape[1]
     try:
         np.linalg.cholesky(scaled - least * np.eye(normal.shape[1]))  # exists where every eigenvalue is above the least

@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from routerd.errors import InvalidArray
-from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Parameter, Params, Workload
+from routerd.interfaces import (
+    Array,
+    Arrays,
+    Dims,
+    Example,
+    Groups,
+    HostArrays,
+    Join,
+    Namespace,
+    Parameter,
+    Params,
+    Workload,
+)
 from routerd.workloads.splitting import split_along
 
 if TYPE_CHECKING:
@@ -146,4 +158,9 @@ HAIRCUT = Workload(
     check=_check_accounts,
     split=split_along(dict.fromkeys(_INPUTS, 0)),
     merge=_added,
+    join=Join(
+        inputs=dict.fromkeys(_INPUTS, 0),
+        outputs={"collateral_value": 0, "market_value": 0},
+        groups=Groups("account", "num_accounts"),
+    ),
 )

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from routerd.errors import InvalidArray
-from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Params, Workload
+from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Join, Namespace, Params, Workload
 from routerd.workloads.splitting import merge_along, split_along
 from routerd.workloads.symmetry import check_symmetric
 
@@ -212,4 +212,5 @@ MARGIN_SBA = Workload(
     check=_check_tables,
     split=split_along({"sensitivities": 0}),
     merge=merge_along({"margin": 0, "scenario_margins": 0}),
+    join=Join(inputs={"sensitivities": 0}, outputs={"margin": 0, "scenario_margins": 0}),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from routerd.errors import InvalidArray
-from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Namespace, Parameter, Params, Workload
+from routerd.interfaces import Array, Arrays, Dims, Example, HostArrays, Join, Namespace, Parameter, Params, Workload
 from routerd.workloads.splitting import merge_along, split_along
 
 if TYPE_CHECKING:
@@ -220,4 +220,5 @@ ALMGREN_CHRISS = Workload(
     check=_check,
     split=split_along(dict.fromkeys(_ORDERS, 0)),
     merge=merge_along(dict.fromkeys(_OUTPUTS, 0)),
+    join=Join(inputs=dict.fromkeys(_ORDERS, 0), outputs=dict.fromkeys(_OUTPUTS, 0)),
 )

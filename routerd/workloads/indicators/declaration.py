@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from routerd.errors import InvalidParameter
-from routerd.interfaces import Array, Dims, Example, HostArrays, Kernel, Parameter, Params, Workload
+from routerd.interfaces import Array, Dims, Example, HostArrays, Join, Kernel, Parameter, Params, Workload
 from routerd.types import Scalar
 from routerd.workloads.prices import example_bars, price
 from routerd.workloads.splitting import merge_along, split_along
@@ -86,6 +86,7 @@ def indicator(
         check=check,
         split=split_along({one.name: 1 for one in inputs}),
         merge=merge_along({one.name: 1 for one in outputs}),
+        join=Join(inputs={one.name: 1 for one in inputs}, outputs={one.name: 1 for one in outputs}),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from routerd.interfaces import Array, Arrays, Dims, Example, Namespace, Parameter, Params, Workload
+from routerd.interfaces import Array, Arrays, Dims, Example, Join, Namespace, Parameter, Params, Workload
 from routerd.workloads.normal import density_and_distribution
 from routerd.workloads.splitting import merge_along, split_along
 
@@ -144,4 +144,5 @@ GREEKS_BATCH = Workload(
     batch_dim="N",
     split=split_along(dict.fromkeys(_INPUTS, 0)),
     merge=merge_along({"greeks": 0}),
+    join=Join(inputs=dict.fromkeys(_INPUTS, 0), outputs={"greeks": 0}),
 )

@@ -56,3 +56,9 @@ def test_what_an_optional_parameter_holds_is_checked_all_the_same() -> None:
 def test_an_array_of_another_type_is_refused_with_the_remedy() -> None:
     with pytest.raises(InvalidArray, match=r"a must be float64 or float32, got int64; send a NumPy array of float64"):
         bind(GEMM, {}, {**SQUARE, "a": ArrayRef((2, 2), "int64")}, need_content=False)
+
+
+def test_a_task_that_weighs_more_than_can_be_addressed_is_refused() -> None:
+    with pytest.raises(InvalidArray, match=r"of these dimensions weigh 7.25e\+24 bytes, more than can be addressed"):
+        bind(GEMM, {"m": 2**39, "k": 2**39, "n": 2**39}, {}, need_content=False)
+    assert bind(GEMM, {"m": 2**29, "k": 2**29, "n": 2**29}, {}, need_content=False).nbytes == 3 * 8 * 2**58

@@ -251,3 +251,10 @@ def test_sectors_of_some_dates_are_refused(run: Run) -> None:
 def test_more_than_half_cannot_be_clipped(run: Run) -> None:
     with pytest.raises(InvalidParameter, match=r"winsor_factor must be <= 0\.5"):
         run(FACTOR_RETURNS, panel(np.random.default_rng(13), 1, 10), winsor_factor=0.6)
+
+
+def test_styles_too_large_for_the_precision_give_no_number_and_do_not_fail(run: Run) -> None:
+    arrays = panel(np.random.default_rng(3), 2, 30)
+    arrays["style"] *= 1e200
+    with np.errstate(all="ignore"):
+        assert np.isnan(run(FACTOR_RETURNS, arrays)["factor_returns"]).any()
