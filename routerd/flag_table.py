@@ -260,8 +260,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         name="HYBRID_ACCELERATION",
         group=ROUTING,
         owner="router",
-        effect="Run one task on several devices at once.",
-        inert="this version runs each task on one device",
+        effect="Run one task on several backends at once where that is predicted quickest and no rule says split: never.",
     ),
     Flag(
         name="NEURAL_ENGINE_PRIORITY",

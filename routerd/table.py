@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from routerd.errors import Unavailable, UnknownModel, UnknownWorkload
-from routerd.interfaces import IN_PROCESS_BACKEND
+from routerd.interfaces import HYBRID_BACKEND, IN_PROCESS_BACKEND
 from routerd.logs import get_logger
 from routerd.memory import create_published
 from routerd.policy import CompiledPolicy, Verdict
@@ -245,6 +245,7 @@ class DecisionTable:
         facts = self._router.facts.gather(task, workload, held.client, active.compiled.facts_used)
         facts |= {name: value for name, value in values.items() if value is not None}
         backends = [(name, backend.spec.device_kind) for name, backend in self._fleet.backends.items()]
+        backends.append((HYBRID_BACKEND, "hybrid"))
         if held.client.in_process:
             backends.append((IN_PROCESS_BACKEND, "in_process"))
         return active.compiled.verdict_unless(facts, lambda fact: fact in unknown or _is_fleeting(fact), backends)

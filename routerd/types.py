@@ -72,7 +72,8 @@ class Candidate(Struct, frozen=True, forbid_unknown_fields=True):
     """One eligible backend with its predicted completion time; ``error`` is what its proof measured.
 
     ``predicted_seconds`` is the sum of the wait in the queue, the way there and back (transfer), what a first task costs on
-    top (cold) and the service; only the last is uncertain, by ``log_sigma``.
+    top (cold) and the service; only the last is uncertain, by ``log_sigma``. ``members`` are the backends that would share the
+    task, where it is ``hybrid``.
     """
 
     backend: str
@@ -84,6 +85,7 @@ class Candidate(Struct, frozen=True, forbid_unknown_fields=True):
     log_sigma: float
     error: float
     cold_seconds: float = 0.0
+    members: tuple[str, ...] = ()
 
 
 class Rejection(Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,11 +121,20 @@ class Decision(Struct, frozen=True, forbid_unknown_fields=True):
     in_time: float | None = None
 
 
-class Placed(Struct, frozen=True, forbid_unknown_fields=True):
-    """A backend on a device kind."""
+class Part(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one of several backends ran of a shared task: its share of the work, and the seconds that this took there."""
+
+    backend: str
+    share: float
+    seconds: float
+
+
+class Placed(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A backend on a device kind. ``parts`` says which backends shared the task, where it ran as ``hybrid``."""
 
     backend: str
     device_kind: str
+    parts: tuple[Part, ...] = ()
 
 
 class Timing(Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,7 +147,12 @@ class Timing(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Result(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a task gave. ``planned`` and ``ran_on`` differ after a fallback, and ``fallback_reason`` says why."""
+    """What a task gave.
+
+    Kept apart: ``requested``, the backends or device kinds that the policy's rule names, in its order (empty where it states
+    an objective); ``planned``, where the task was sent first; ``ran_on``, where the result is from. The latter differ after a
+    fallback, and ``fallback_reason`` says why.
+    """
 
     decision: Decision
     outputs: dict[str, ArrayRef]
@@ -144,3 +160,4 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True):
     ran_on: Placed
     timing: Timing
     fallback_reason: str | None = None
+    requested: tuple[str, ...] = ()

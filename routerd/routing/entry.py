@@ -153,6 +153,7 @@ def _workers(ground: Ground, backend: str) -> int:
     )
     mask = 0
     for offer in concerned:
-        if offer.worker != NO_WORKER:
-            mask |= 1 << offer.worker
+        for worker in offer.workers or (offer.worker,):
+            if worker != NO_WORKER:
+                mask |= 1 << worker
     return mask

@@ -23,7 +23,7 @@ class Offer(Struct, frozen=True, array_like=True):
 
     ``overhead_seconds`` is the way to its worker and back, ``cold_seconds`` what its first task after a start costs on top
     (zero once it is warm), ``worker`` whose queue it waits in. Work whose service is predicted to take longer than
-    ``limit_seconds`` it does not take.
+    ``limit_seconds`` it does not take. ``hybrid`` has ``members`` that share a task, and waits for each of their ``workers``.
     """
 
     backend: str
@@ -34,6 +34,14 @@ class Offer(Struct, frozen=True, array_like=True):
     worker: int
     cold_seconds: float = 0.0
     limit_seconds: float = math.inf
+    members: tuple[str, ...] = ()
+    workers: tuple[int, ...] = ()
+
+    def wait_seconds(self, queues: Mapping[int, float]) -> float:
+        """How long a task waits there, as ``queues`` says for each worker that is not idle: for the last of several."""
+        if self.workers:
+            return max(queues.get(worker, 0.0) for worker in self.workers)
+        return queues.get(self.worker, 0.0)
 
 
 class Ground(Struct, frozen=True, array_like=True):
@@ -70,7 +78,7 @@ def decide(
     candidates: list[Candidate] = []
     rejected = ground.rejected
     for offer in ground.offers:
-        candidate = predict(offer, work, waits.get(offer.worker, 0.0))
+        candidate = predict(offer, work, offer.wait_seconds(waits))
         if candidate.service_seconds > offer.limit_seconds:
             rejected = (*rejected, Rejection(offer.backend, _too_long(offer)))
         else:
@@ -90,7 +98,7 @@ def decide(
     contract_seconds = None
     if ground.contract is not None:
         contract = ground.contract
-        contract_seconds = predict(contract, work, waits.get(contract.worker, 0.0)).predicted_seconds
+        contract_seconds = predict(contract, work, contract.wait_seconds(waits)).predicted_seconds
     baseline = contract_seconds or max(one.predicted_seconds for one in candidates)
     decision = Decision(
         decision_id=decision_id,
@@ -132,6 +140,7 @@ def predict(offer: Offer, work: float, queue_seconds: float) -> Candidate:
         log_sigma=service.log_sigma,
         error=offer.error,
         cold_seconds=offer.cold_seconds,
+        members=offer.members,
     )
 
 

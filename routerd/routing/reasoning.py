@@ -21,7 +21,7 @@ def explain(
 ) -> str:
     """Why the first of ``choice`` is first. ``doubts`` says of which backends a prediction rests on little."""
     chosen, others = choice.ranking[0], choice.ranking[1:]
-    parts = [f"{chosen.backend}: {duration(chosen.predicted_seconds)} predicted"]
+    parts = [f"{_label(chosen)}: {duration(chosen.predicted_seconds)} predicted"]
     rival = next((one for one in others if one.backend == CONTRACT_BACKEND), others[0] if others else None)
     if rival is not None:
         parts[0] += f" against {duration(rival.predicted_seconds)} on {rival.backend}"
@@ -67,6 +67,10 @@ def duration(seconds: float) -> str:
 def quantity(number: float) -> str:
     """A large number in few characters: 1.7e10."""
     return f"{number:.2g}".replace("e+0", "e").replace("e+", "e") if number >= 1e6 else f"{number:g}"
+
+
+def _label(chosen: Candidate) -> str:
+    return f"{chosen.backend} ({' + '.join(chosen.members)})" if chosen.members else chosen.backend
 
 
 def _error_words(chosen: Candidate, tolerance: float) -> str:

@@ -179,7 +179,7 @@ def test_a_flag_of_a_device_acts_only_where_the_device_is(flag: Flag) -> None:
 def test_a_flag_that_nothing_acts_on_says_so_on_every_machine() -> None:
     flags = load_flags({"BREAKTHROUGH_OPTIMIZATIONS": "true"})
 
-    for name in ("ANE_DEVICE_ACCESS", "DPDK_MESSAGEBUS", "QUANTUM_RISK", "HYBRID_ACCELERATION"):
+    for name in ("ANE_DEVICE_ACCESS", "DPDK_MESSAGEBUS", "QUANTUM_RISK"):
         state = state_of(flags, name, EVERY_DEVICE)
         assert state.state == "inert"
         assert len(state.reason) > 20

@@ -81,6 +81,22 @@ def test_another_layout_is_refused(memory):
         SlotReader(mmap.mmap(-1, 16))
 
 
+def test_a_reader_follows_another(memory, writer, reader):
+    writer.write(0, b"old")
+    other_memory, descriptor = create_published(SIZE)
+    successor = SlotWriter(other_memory)
+    successor.write(0, b"new")
+    successor.set_busy(5)
+    reader.follow(SlotReader(map_segment(descriptor, SIZE, writable=False)))
+    os.close(descriptor)
+    assert reader.read(0)[1] == b"new"
+    assert reader.words[BUSY_WORD] == 5
+    writer.write(0, b"old again")
+    assert reader.read(0)[1] == b"new"
+    reader.close()
+    assert reader.read(0) is None
+
+
 def test_busy_workers_are_seen(writer, reader):
     writer.set_busy(0b101)
     assert reader.words[BUSY_WORD] == 0b101
