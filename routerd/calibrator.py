@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
@@ -13,12 +14,15 @@ from msgspec import MsgspecError, msgpack
 from routerd.costs.fingerprint import fingerprint, kernel_digest
 from routerd.costs.timing import Timed, sizes
 from routerd.errors import RouterdError, Unavailable, WorkerCrashed
-from routerd.interfaces import CONTRACT_BACKEND, Workload
+from routerd.interfaces import CONTRACT_BACKEND, HYBRID_BACKEND, Workload
 from routerd.logs import get_logger
 from routerd.store import Store
+from routerd.team_timing import TeamTiming
 from routerd.worker import messages
+from routerd.worker.dispatcher import Displaced
 from routerd.worker.fleet import BackendState, Fleet, Knowledge, Pair
-from routerd.worker.supervisor import BACKGROUND, FOREGROUND, Answer, Make
+from routerd.worker.queue import BACKGROUND, FOREGROUND, Answer, Make
+from routerd.worker.teams import Team
 
 _log = get_logger("calibration")
 
@@ -27,6 +31,7 @@ QUARANTINE_ERROR = 0.05
 _IDLE_POLL_SECONDS = 0.05
 _RETRY_SECONDS = 600.0
 _DRIFT_RETRY_SECONDS = (30.0, 3600.0)  # before a pair that has drifted is timed again, twice as long each time
+_PROBE_SECONDS = 60.0  # after which the probe of a breaker counts as hung
 _CRASHES = 3  # of its worker while a pair was tried; then it is the pair's fault
 
 
@@ -41,6 +46,7 @@ class Calibrator:
         run_seconds: float,
         when_idle: bool,
         on_change: Callable[[str | None], None],
+        form_teams: Callable[[], None] = lambda: None,
     ) -> None:
         self._fleet = fleet
         self._store = store
@@ -55,6 +61,9 @@ class Calibrator:
         self._fingerprints: dict[tuple[str, str], str] = {}
         self._task: asyncio.Task[None] | None = None
         self._on_change = on_change
+        self._teams = TeamTiming(
+            fleet, store, run_seconds, lambda backend, workload: self._fingerprints.get((backend, workload)), form_teams
+        )
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._work(), name="calibrator")
@@ -69,6 +78,7 @@ class Calibrator:
             for pair in backend.pairs.values():
                 if pair.model.calibrated and pair.model.observations:
                     await self._keep(backend, pair)
+        await self._teams.keep_learnt()
 
     def restore(self, backend: BackendState, only: str | None = None) -> None:
         """A backend came up, or loaded the model ``only``: take back what was measured under the same fingerprint.
@@ -100,12 +110,13 @@ class Calibrator:
         self._wake.set()
 
     def pending(self, workloads: Collection[str]) -> list[tuple[str, str]]:
-        """Pairs of these workloads that are still to be proved or timed."""
-        return [
+        """Pairs of these workloads that are still to be proved or timed, teams (as ``hybrid``) included."""
+        pairs = [
             (backend.spec.name, pair.workload)
             for backend, pair in self._open_pairs()
             if not workloads or pair.workload in workloads
         ]
+        return pairs + [(HYBRID_BACKEND, team.workload) for team in self._teams.open(workloads)]
 
     async def complete(self, workloads: Sequence[str], *, again: bool) -> None:
         """Return once every pair of these workloads (all when empty) is proved and timed, or known to be unable."""
@@ -117,6 +128,7 @@ class Calibrator:
                     fresh.absent = backend.pairs[name].absent
                     fresh.error = 0.0 if backend.spec.name == CONTRACT_BACKEND else None
                     backend.pairs[name] = fresh
+            self._teams.start_again(names)
             self._retry_at.clear()
             self._on_change(None)
         self._fleet.wanted |= names
@@ -143,6 +155,12 @@ class Calibrator:
     async def _work(self) -> None:
         while True:
             pair = self._next()
+            if pair is None and (team := self._next_team()) is not None:
+                await self._teams.advance(team)
+                self._on_change(team.workload)
+                async with self._progress:
+                    self._progress.notify_all()
+                continue
             if pair is None:
                 async with self._progress:
                     self._progress.notify_all()
@@ -159,18 +177,36 @@ class Calibrator:
     def _patience_left(self) -> float:
         """Seconds until a pair that was put off is due."""
         now = asyncio.get_running_loop().time()
-        return min((at - now for at in self._retry_at.values() if at > now), default=_RETRY_SECONDS)
+        breakers = [
+            max(pair.breaker.due_at - time.monotonic(), 0.01)
+            for backend in self._fleet.backends.values()
+            if backend.state == "ready"
+            for pair in backend.pairs.values()
+            if pair.breaker.state == "open"
+        ]
+        breakers.append(self._teams.due_in())
+        return min([*breakers, *(at - now for at in self._retry_at.values() if at > now)], default=_RETRY_SECONDS)
 
     def _next(self) -> tuple[BackendState, Pair] | None:
         candidates = [
             (backend, pair)
             for backend, pair in self._open_pairs()
-            if (self._when_idle or pair.workload in self._fleet.wanted)
+            if (self._when_idle or pair.workload in self._fleet.wanted or not pair.breaker.closed)
             and (backend.spec.name, pair.workload) not in self._proving
         ]
         if not candidates:
             return None
-        return min(candidates, key=lambda one: (one[1].workload not in self._fleet.wanted, one[1].model.calibrated))
+
+        def urgency(one: tuple[BackendState, Pair]) -> tuple[bool, bool, bool]:
+            pair = one[1]
+            return pair.breaker.closed, pair.workload not in self._fleet.wanted, pair.model.calibrated
+
+        return min(candidates, key=urgency)
+
+    def _next_team(self) -> Team | None:
+        """A team that is to be timed, now that all pairs are."""
+        teams = [one for one in self._teams.open() if self._when_idle or one.workload in self._fleet.wanted]
+        return min(teams, key=lambda team: team.workload not in self._fleet.wanted, default=None)
 
     async def prove(self, backend: BackendState, pair: Pair) -> None:
         """Prove a pair at once, beside whatever runs: a new version of a model waits for it. It is timed later, with the rest."""
@@ -217,7 +253,10 @@ class Calibrator:
         self._on_change(workload.name)
 
     async def _advance(self, backend: BackendState, pair: Pair, workload: Workload, *, urgent: bool) -> None:
-        """Do what is to be done for a pair: prove it, time it, time it again, or warm it."""
+        """Do what is to be done for a pair: probe it, prove it, time it, time it again, or warm it."""
+        if pair.breaker.is_due(time.monotonic()):
+            await self._probe(backend, pair, workload)
+            return
         if pair.error is None or pair.quarantine is not None:
             pair.error = pair.quarantine = None
             await self._prove(backend, pair, workload, urgent=urgent)
@@ -235,6 +274,34 @@ class Calibrator:
         elif backend.cold_seconds(pair):
             await self._warm_up(backend, pair, workload)
 
+    async def _probe(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
+        """Try a pair whose breaker is open on an example: it is nobody's task, and the result is compared."""
+        low, high = workload.work_range
+        breaker = pair.breaker
+        breaker.probe()
+        try:
+            answer = await backend.worker.ask(
+                lambda number: (
+                    messages.Prove(number, backend.spec.name, workload.name, (low, math.sqrt(low * high))),
+                    (),
+                ),
+                seconds=self._run_seconds,
+                limit=_PROBE_SECONDS,
+            )
+        except Displaced:
+            breaker.postpone(time.monotonic())
+        except RouterdError as error:
+            breaker.failed(error.message, time.monotonic())
+        else:
+            breaker.close()
+            pair.error = answer.outcome.error
+            backend.note_warm(pair)
+            if not pair.error <= QUARANTINE_ERROR:
+                pair.quarantine = _wrong(pair.error)
+        _log.info("breaker probed", backend=backend.spec.name, workload=workload.name, state=breaker.state)
+        self._on_change(workload.name)  # before those who wait for it look again
+        self._fleet.note_move()
+
     async def _prove(self, backend: BackendState, pair: Pair, workload: Workload, *, urgent: bool) -> None:
         low, high = workload.work_range
         # The contract runs every example too, so the largest stays well below the calibrated range's end.
@@ -250,7 +317,7 @@ class Calibrator:
         pair.error = answer.outcome.error
         pair.model.cold_seconds = answer.outcome.cold_seconds
         if not pair.error <= QUARANTINE_ERROR:
-            pair.quarantine = f"relative error {pair.error:.2g} against the contract"
+            pair.quarantine = _wrong(pair.error)
         self._on_change(workload.name)
 
     async def _time(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
@@ -316,7 +383,13 @@ class Calibrator:
             self._retry_at[backend.spec.name, pair.workload] = now + _RETRY_SECONDS
 
 
+def _wrong(error: float) -> str:
+    return f"relative error {error:.2g} against the contract"
+
+
 def _open(backend: BackendState, pair: Pair) -> bool:
-    """Whether there is something to do for a pair: to prove, time, time again, or warm it."""
+    """Whether there is something to do for a pair: to probe, prove, time, time again, or warm it."""
+    if not pair.breaker.closed:
+        return pair.breaker.is_due(time.monotonic())
     unproved = pair.error is None or pair.quarantine is not None
     return unproved or not pair.model.calibrated or pair.model.drifted or backend.cold_seconds(pair) > 0.0

@@ -64,6 +64,7 @@ class Daemon:
                 run_seconds=settings.calibration_run_seconds,
                 when_idle=settings.calibrate_when_idle,
                 on_change=self._router.changed,
+                form_teams=lambda: planner.form_teams(self._router.active.policy),
             )
             self._keeper = ModelKeeper(
                 settings.models_dir,
@@ -104,7 +105,7 @@ class Daemon:
             await self._keeper.start()
             await self._fleet.start(self._settings.worker_start_seconds, self._backend_changed)
             self._table.start()
-            self._router.on_drift = self._fleet.on_want = self._calibrator.nudge
+            self._router.on_drift = self._router.executor.on_failure = self._fleet.on_want = self._calibrator.nudge
             self._server.listen(methods, self._table)
             self._calibrator.start()
             _settle_memory()
@@ -112,9 +113,9 @@ class Daemon:
             await self._stopped.wait()
             _log.info("draining", in_flight=self._server.in_flight)
             self._server.stop_accepting()
-            cut = await self._server.drain(self._settings.drain_seconds)
-            if cut:
-                _log.warning("requests cut off", count=cut, after_seconds=self._settings.drain_seconds)
+            returned = await self._server.drain(self._settings.drain_seconds)
+            if returned:
+                _log.warning("requests handed back", count=returned, after_seconds=self._settings.drain_seconds)
         finally:
             self._table.stop()
             await self._keeper.stop()

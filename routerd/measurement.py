@@ -12,7 +12,7 @@ from routerd.router import Router
 from routerd.session import Session
 from routerd.worker import messages
 from routerd.worker.fleet import BackendState, Fleet, Pair
-from routerd.worker.supervisor import FOREGROUND
+from routerd.worker.queue import FOREGROUND
 
 _MOST_BUDGET_SECONDS = 60.0
 _MOST_SEED = 2**63 - 1

@@ -16,7 +16,8 @@ from routerd.models.repository import ModelFile, Scan, Signature, scan
 from routerd.releases import Release, Releases
 from routerd.worker import messages
 from routerd.worker.fleet import BackendState, Fleet, Pair
-from routerd.worker.supervisor import FOREGROUND, Worker
+from routerd.worker.queue import FOREGROUND
+from routerd.worker.supervisor import Worker
 
 _log = get_logger("models")
 

@@ -6,15 +6,17 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from routerd.costs.choice import Preference
 from routerd.flags import Flags
 from routerd.interfaces import CONTRACT_BACKEND, IN_PROCESS_BACKEND
 from routerd.policy import CompiledPolicy, Policy, Verdict
 from routerd.routing.ground import NO_WORKER, Ground, Offer, decide
+from routerd.team_planner import TeamPlanner
 from routerd.types import Candidate, Decision, Rejection, Task
 from routerd.worker.fleet import BackendState, Fleet, Pair
+from routerd.worker.queue import NOBODY
 
 GPU_KINDS = ("metal_gpu", "cuda_gpu")
 
@@ -28,6 +30,21 @@ _BELIEVED = 3  # tasks that the prior counts as
 _WINDOW = 31  # tasks that a way is known from
 _NOTICEABLE = 0.25  # by this share the way to a worker must change before predictions follow
 _KEPT_GROUNDS = 512
+
+
+class Plan(NamedTuple):
+    """A decision with everything that led to it.
+
+    ``requested`` is what the rule asks for by name, in its order; empty where it states an objective. ``best`` is what the
+    rules put first, wherever the task is sent to.
+    """
+
+    task: Task
+    decision: Decision
+    ranking: tuple[Candidate, ...]
+    facts: Mapping[str, Any]
+    requested: tuple[str, ...]
+    best: Candidate
 
 
 class ActivePolicy(NamedTuple):
@@ -56,16 +73,24 @@ class Planner:
         self._flags = flags
         self._power = power
         self._in_process_seconds = in_process_seconds
+        self._team_planner = TeamPlanner(fleet, flags)
         self._ways: dict[str, _Way] = {}
         self._grounds: dict[tuple[object, ...], tuple[Verdict, Ground]] = {}
 
     def decide(
-        self, task: Task, verdict: Verdict, active: ActivePolicy, decision_id: str, *, in_process: bool = False
+        self,
+        task: Task,
+        verdict: Verdict,
+        active: ActivePolicy,
+        decision_id: str,
+        *,
+        client: int = NOBODY,
+        in_process: bool = False,
     ) -> tuple[Decision, tuple[Candidate, ...]]:
         """The decision and the candidates in the order to try them. Raises ``NoCandidate`` if nothing may run the task."""
         large = max(task.work, task.nbytes // 8) >= int(self._flags["LARGE_DATA_THRESHOLD"] or 0)
         ground = self.ground(task.workload, task.tolerance, verdict, active, in_process=in_process, large=large)
-        queues = self._fleet.queues()
+        queues = self._fleet.queues(client)
         return decide(ground, task.work, decision_id, queues=queues, deadline_seconds=task.deadline_seconds)
 
     def ground(
@@ -135,6 +160,15 @@ class Planner:
         way = self._ways.setdefault(IN_PROCESS_BACKEND, _Way(_IN_PROCESS_PRIOR_SECONDS, _IN_PROCESS_MOST_SECONDS))
         return way.learn(seconds)
 
+    def may_recover(self, workload: str, verdict: Verdict) -> bool:
+        """Whether a backend that the policy allows is likely to take such tasks again soon."""
+        return any(
+            backend.may_recover(workload)
+            and verdict.objection(name, backend.spec.device_kind) is None
+            and self._switched_off(backend) is None
+            for name, backend in self._fleet.backends.items()
+        )
+
     def objection(self, backend: BackendState, workload: str, tolerance: float) -> str | None:
         """Why a backend may not take such tasks now, whatever the policy says, or ``None``."""
         return (
@@ -142,6 +176,18 @@ class Planner:
             or backend.objection(workload)
             or _beyond_tolerance(backend.pairs[workload], tolerance)
         )
+
+    def form_teams(self, policy: Policy) -> None:
+        """Have every team timed that tasks of usual tolerance could be given to under this policy."""
+        if not self._team_planner.is_possible(policy):
+            return
+        for name, workload in self._fleet.workloads.items():
+            offers = [
+                self._offer(backend, backend.pairs[name])
+                for backend in self._fleet.backends.values()
+                if self.objection(backend, name, workload.tolerance) is None
+            ]
+            self._team_planner.form(name, offers)
 
     def _offers(
         self, workload: str, tolerance: float, verdict: Verdict, *, in_process: bool
@@ -154,6 +200,11 @@ class Planner:
                 rejected.append(Rejection(name, reason))
             else:
                 offers.append(self._offer(backend, backend.pairs[workload]))
+        together = self._team_planner.offer(workload, offers, verdict)
+        if isinstance(together, Rejection):
+            rejected.append(together)
+        elif together is not None:
+            offers.append(together)
         if in_process and self._in_process_seconds > 0.0:
             reason = verdict.objection(IN_PROCESS_BACKEND, "in_process") or self._not_in_process(workload)
             if reason is not None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from routerd.planner import Plan
 from routerd.policy.model import Record
 from routerd.session import Session
 from routerd.store import DecisionRecord, Store
 from routerd.types import Result
-
-if TYPE_CHECKING:
-    from routerd.router import Plan
 
 
 class Recorder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -23,6 +24,7 @@ from routerd.settings import Settings
 from routerd.store import Store
 from routerd.table import DecisionTable
 from routerd.worker.fleet import BackendState, Fleet, Pair
+from routerd.worker.teams import Team
 from routerd.workloads.binding import TASK_OPTIONS
 from routerd.workloads.ml import MODEL
 
@@ -57,8 +59,9 @@ class Reporter:
         self._traffic = traffic
         self._table = table
         self._reported = reported
-        self._started = time.time()
+        self._started = time.monotonic()
         self._process = psutil.Process()
+        self._memory_bytes = 0
 
     def status(self) -> dict[str, Any]:
         """Whether the next request would be served, by what, under which policy."""
@@ -67,22 +70,25 @@ class Reporter:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "uptime_seconds": time.time() - self._started,
+            "uptime_seconds": time.monotonic() - self._started,
             "ready": bool(ready),
             "socket": str(self._settings.socket),
             "state_dir": str(self._settings.state_dir),
             "models_dir": str(self._settings.models_dir),
-            "memory_bytes": self._process.memory_info().rss,
+            "memory_bytes": self._resident_bytes(),
             "policy": self._policies.summary(),
             "backends": {backend.spec.name: backend.state for backend in backends},
             "workers": [
                 {
                     "name": worker.name,
                     "pid": worker.pid,
-                    "state": "up" if worker.up else "down",
+                    "state": worker.state,
                     "restarts": worker.restarts,
+                    "memory_bytes": worker.private_bytes,
                     "waiting": worker.waiting,
                     "queue_seconds": worker.queue_seconds(),
+                    "joined_executions": worker.joined.executions,
+                    "joined_tasks": worker.joined.tasks,
                 }
                 for worker in self._fleet.workers
             ],
@@ -103,12 +109,14 @@ class Reporter:
     def stats(self) -> dict[str, Any]:
         """Counters since start."""
         return {
-            "uptime_seconds": time.time() - self._started,
+            "uptime_seconds": time.monotonic() - self._started,
             "decided": self._router.decided + self._cache.hits,
             "decided_from_cache": self._cache.hits,
             "executed": self._router.executed,
             "failed": self._router.failed,
-            "fallbacks": self._router.fallbacks,
+            "fallbacks": self._router.executor.fallbacks,
+            "reruns": self._router.executor.reruns,
+            "contents_refused": self._router.executor.quarantine.refused,
             "explored": self._router.explorer.explored,
             "decided_from_table": self._reported.decisions,
             "executed_in_process": self._reported.runs.total(),
@@ -118,9 +126,10 @@ class Reporter:
         }
 
     def backends(self) -> dict[str, Any]:
-        """Every backend and plugin, with its state and reason, its device, and each workload's proof."""
+        """Every backend, team and plugin, with its state and reason, its device, and each workload's proof."""
         return {
             "backends": [self._backend(backend) for backend in self._fleet.backends.values()],
+            "hybrid": [_team(team) for team in self._fleet.teams],
             "plugins": [
                 {
                     "name": report.name,
@@ -150,6 +159,12 @@ class Reporter:
         open_pairs: Sequence[tuple[str, str]] = self._calibrator.pending(names)
         return {"starting": starting, "pairs": [{"backend": one, "workload": two} for one, two in open_pairs]}
 
+    def _resident_bytes(self) -> int:
+        """Memory of this process now; as it was when last asked, while there is no descriptor to ask the system with."""
+        with contextlib.suppress(OSError):
+            self._memory_bytes = self._process.memory_info().rss
+        return self._memory_bytes
+
     def _decisions(self) -> dict[str, int]:
         store = self._store
         return {"recorded": store.recorded, "dropped": store.dropped, "write_errors": store.write_errors}
@@ -166,6 +181,9 @@ class Reporter:
             "device": None if device is None else msgspec.to_builtins(device),
             "load_seconds": backend.load_seconds,
             "worker": backend.worker.name,
+            "planned": backend.planned,
+            "ran": backend.ran,
+            "failed": backend.failed,
             "workloads": [_pair(pair) for pair in backend.pairs.values()],
         }
 
@@ -194,6 +212,18 @@ class Reporter:
         }
 
 
+def _team(team: Team) -> dict[str, Any]:
+    return {
+        "workload": team.workload,
+        "members": team.members,
+        "state": "calibrated" if team.model.calibrated else "untimed",
+        "reason": team.objection() or "",
+        "slowdowns": {member: team.slowdown(member) for member in team.members},
+        "executions": team.used,
+        "points": [msgspec.to_builtins(point) for point in team.model.points],
+    }
+
+
 def _pair(pair: Pair) -> dict[str, Any]:
     if pair.unsupported is not None:
         state = "unsupported"
@@ -203,6 +233,8 @@ def _pair(pair: Pair) -> dict[str, Any]:
         state = "quarantined"
     elif pair.error is None:
         state = "unproved"
+    elif not pair.breaker.closed:
+        state = "breaker_open"
     else:
         state = "calibrated" if pair.model.calibrated else "proved"
     return {

@@ -7,57 +7,44 @@ queue → worker → (fallback) → observe.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from routerd.errors import (
-    ExecutionError,
+    DeadlineUnmeetable,
     InvalidParameter,
-    OutOfMemory,
+    NoCandidate,
     Overloaded,
     RouterdError,
-    TaskTimeout,
-    Unavailable,
     UnknownWorkload,
     suggest,
 )
+from routerd.execution import PATIENCE_SECONDS, Executor, Ran
 from routerd.facts import FactSource
 from routerd.flags import Flags
-from routerd.interfaces import Workload
+from routerd.hybrid import Ended
+from routerd.interfaces import HYBRID_BACKEND, Workload
 from routerd.logs import decision_scope, get_logger
-from routerd.planner import GPU_KINDS, ActivePolicy, Planner
+from routerd.planner import ActivePolicy, Plan, Planner
 from routerd.protocol import Ask, SegmentInfo
 from routerd.recorder import Recorder
 from routerd.releases import Releases
 from routerd.routing.exploration import Explorer, tried_elsewhere
-from routerd.session import InputSegment, Session
+from routerd.session import Session
 from routerd.store import Store
-from routerd.types import Candidate, Decision, Placed, Result, Task, Timing
-from routerd.worker import messages
+from routerd.types import Placed, Result, Task, Timing
 from routerd.worker.fleet import BackendState, Fleet
-from routerd.worker.supervisor import FOREGROUND, Answer
+from routerd.worker.queue import Answer
 from routerd.workloads.binding import bind, bind_work, has_own_options
 from routerd.workloads.ml import MODEL
 
 _log = get_logger("router")
 
-
-class Plan(NamedTuple):
-    """A decision with everything that led to it.
-
-    ``literal``: the rule names its backends rather than an objective. ``best`` is what the rules put first, wherever the task
-    is sent to.
-    """
-
-    task: Task
-    decision: Decision
-    ranking: tuple[Candidate, ...]
-    facts: Mapping[str, Any]
-    literal: bool
-    best: Candidate
+#: A task that meets its deadline with a probability below this is refused at once.
+_HOPELESS = 0.05
 
 
 class Completed(NamedTuple):
@@ -101,7 +88,7 @@ class Router:
         self.decided = 0
         self.executed = 0
         self.failed = 0
-        self.fallbacks = 0
+        self.executor = Executor(fleet, flags, self.changed)
 
     @property
     def active(self) -> ActivePolicy:
@@ -166,22 +153,42 @@ class Router:
         verdict = self._active.compiled.verdict(facts)
         by_client = session.in_process and not need_content
         in_process = by_client and not has_own_options(self.workload(task.workload), task)
-        decision, ranking = self.planner.decide(task, verdict, self._active, self.next_id(), in_process=in_process)
+        decision, ranking = self.planner.decide(
+            task, verdict, self._active, self.next_id(), client=session.number, in_process=in_process
+        )
         self.decided += 1
-        return Plan(task, decision, ranking, facts, literal=bool(verdict.prefer), best=ranking[0])
+        return Plan(task, decision, ranking, facts, requested=tuple(verdict.prefer), best=ranking[0])
 
     # -- run ------------------------------------------------------------------------------------------------------
 
     async def run(self, ask: Ask, session: Session) -> Completed:
         """Decide and execute. Falls back within the policy's constraints when a backend fails for a reason it lists."""
         started = time.perf_counter()
-        plan = self._explored(self.plan(ask, session, need_content=True))
+        plan = self._explored(await self._plan_to_run(ask, session))
         with self.releases.using(plan.task.workload):
             return await self._run(plan, session, started)
 
+    async def _plan_to_run(self, ask: Ask, session: Session) -> Plan:
+        """The plan; where all that may run the task are being restarted or probed, it is made once one is back."""
+        try:
+            return self.plan(ask, session, need_content=True)
+        except NoCandidate:
+            task, facts = self.question(ask, session, need_content=True)
+            wait = min(task.deadline_seconds or PATIENCE_SECONDS, PATIENCE_SECONDS)
+            ends_at = time.perf_counter() + wait
+            while self.planner.may_recover(task.workload, self._active.compiled.verdict(facts)):
+                try:
+                    async with asyncio.timeout(max(ends_at - time.perf_counter(), 0.0)):
+                        await self._fleet.moved()
+                except TimeoutError:
+                    break
+                with contextlib.suppress(NoCandidate):
+                    return self.plan(ask, session, need_content=True)
+            raise
+
     def _explored(self, plan: Plan) -> Plan:
         """The plan itself, or one that tries another backend, within the policy's exploration budget."""
-        if plan.literal:
+        if plan.requested:
             return plan
         task = plan.task
         tried = self.explorer.pick(task.workload, plan.ranking, task.deadline_seconds)
@@ -198,7 +205,10 @@ class Router:
             segment.hold()
         try:
             with decision_scope(plan.decision.decision_id):
-                completed = await self._attempt(plan, segments, session, started)
+                for name in plan.ranking[0].members or (plan.decision.backend,):
+                    self._fleet.backends[name].planned += 1
+                ran = await self.executor.execute(plan, self._active.policy.fallback, segments, session, started)
+                completed = self._complete(plan, ran, session, started)
         except RouterdError as error:
             self.failed += 1
             self.recorder.executed(plan, session, self._active.policy.record, error_code=error.code)
@@ -209,112 +219,53 @@ class Router:
         self.recorder.executed(plan, session, self._active.policy.record, result=completed.result)
         return completed
 
-    async def _attempt(self, plan: Plan, segments: list[InputSegment], session: Session, started: float) -> Completed:
-        fallback = self._active.policy.fallback
-        reasons: list[str] = []
-        for candidate in plan.ranking[: fallback.max_attempts]:
-            backend = self._fleet.backends[candidate.backend]
-            try:
-                if backend.state != "ready":  # since the plan was made
-                    raise Unavailable(backend.reason)
-                answer = await self._execute(plan, backend, candidate, segments, session, started)
-            except (Unavailable, ExecutionError) as error:
-                reasons.append(f"{candidate.backend}: {error.message}")
-                last = candidate is plan.ranking[: fallback.max_attempts][-1]
-                late = time.perf_counter() - started >= (plan.task.deadline_seconds or math.inf)
-                if last or late or _cause(error) not in fallback.on or not self._may_leave(backend):
-                    if len(reasons) > 1:
-                        raise type(error)("; ".join(reasons), **error.detail) from error
-                    raise
-                self.fallbacks += 1
-                _log.warning("falling back", reason=reasons[-1])
-                continue
-            return self._complete(plan, backend, answer, reasons, session, started)
-        raise AssertionError("a plan has at least one candidate")
-
-    async def _execute(
-        self,
-        plan: Plan,
-        backend: BackendState,
-        candidate: Candidate,
-        segments: list[InputSegment],
-        session: Session,
-        started: float,
-    ) -> Answer:
-        task, worker = plan.task, backend.worker
-
-        def make(number: int) -> tuple[messages.Execute, list[int]]:
-            fresh = [segment for segment in segments if segment.info.segment not in worker.known_segments]
-            worker.known_segments.update(segment.info.segment for segment in fresh)
-            message = messages.Execute(
-                number,
-                backend.spec.name,
-                task.workload,
-                task.params,
-                task.arrays,
-                task.dims,
-                session.number,
-                plan.decision.decision_id,
-                tuple(segment.info for segment in fresh),
-                session.take_reusable(worker.incarnation),
-            )
-            return message, [segment.descriptor for segment in fresh]
-
-        asked = worker.ask(make, seconds=candidate.service_seconds, priority=FOREGROUND - task.priority)
-        if task.deadline_seconds is None:
-            return await asked
-        left = task.deadline_seconds - (time.perf_counter() - started)
-        try:
-            async with asyncio.timeout(max(left, 0.0)):
-                return await asked
-        except TimeoutError:
-            raise TaskTimeout(
-                f"{task.workload} passed its deadline of {task.deadline_seconds * 1000:g} ms on {backend.spec.name}"
-            ) from None
-
-    def _complete(
-        self,
-        plan: Plan,
-        backend: BackendState,
-        answer: Answer,
-        reasons: list[str],
-        session: Session,
-        started: float,
-    ) -> Completed:
-        outcome: messages.Executed = answer.outcome
+    def _complete(self, plan: Plan, ran: Ran, session: Session, started: float) -> Completed:
+        backend, answer = ran.backend, ran.answer
+        outcome = answer.outcome
         service = outcome.transfer_seconds + outcome.kernel_seconds
-        pair = backend.pairs[plan.task.workload]
-        pair.used += 1
-        way = answer.total_seconds - answer.queue_seconds - service
-        asyncio.get_running_loop().call_soon(self._learn, plan, backend, service, way)  # the reply goes first
+        ran_on = Placed(backend.spec.name, backend.spec.device_kind)
+        loop = asyncio.get_running_loop()
+        if ran.shared is not None:
+            ran_on = Placed(HYBRID_BACKEND, "hybrid", ran.shared.parts)
+            loop.call_soon(self._learn_shared, plan, ran.shared, service)
+        else:
+            backend.pairs[plan.task.workload].used += 1
+            loop.call_soon(self._learn, plan, backend, service, answer)  # the reply goes first
         session.adopt(outcome.created, backend.worker.incarnation)
         decision = plan.decision
         result = Result(
             decision=decision,
             outputs=outcome.outputs,
             planned=Placed(decision.backend, decision.primary_hardware),
-            ran_on=Placed(backend.spec.name, backend.spec.device_kind),
+            ran_on=ran_on,
             timing=Timing(
                 queue_seconds=answer.queue_seconds,
                 transfer_seconds=outcome.transfer_seconds,
                 kernel_seconds=outcome.kernel_seconds,
                 total_seconds=time.perf_counter() - started,
             ),
-            fallback_reason="; ".join(reasons) or None,
+            fallback_reason="; ".join(ran.reasons) or None,
+            requested=plan.requested,
         )
         if self._flags["PERFORMANCE_MONITORING"]:
             _log.info(
                 "executed",
                 workload=plan.task.workload,
-                ran_on=backend.spec.name,
+                ran_on=ran_on.backend,
                 predicted_seconds=decision.predicted_seconds,
                 kernel_seconds=outcome.kernel_seconds,
                 total_seconds=result.timing.total_seconds,
             )
         return Completed(result, outcome.created, answer.descriptors)
 
-    def _learn(self, plan: Plan, backend: BackendState, service: float, way: float) -> None:
-        """Correct the models by what an execution took. A pair's first task since a start tells of cold cost, not of steady."""
+    def _learn(self, plan: Plan, backend: BackendState, service: float, answer: Answer) -> None:
+        """Correct the models by what an execution took. A pair's first task since a start tells of cold cost, not of steady.
+
+        An execution that joined several tasks is one observation, of all their work.
+        """
+        together = answer.together
+        work, seconds = (plan.task.work, service) if together is None else (together.work, together.seconds)
+        way = answer.total_seconds - answer.queue_seconds - seconds
         workload = plan.task.workload
         pair = backend.pairs.get(workload)
         if pair is None:  # the model went meanwhile
@@ -326,15 +277,52 @@ class Router:
             return
         if ran.backend == plan.decision.backend:  # not after a fallback
             self.explorer.account(workload, plan.best, ran, ran.queue_seconds + service + way)
-        if self.planner.learn_overhead(backend.worker.name, way):
+        if together is not None and not together.first:
+            return
+        if (together is None or together.alone) and self.planner.learn_overhead(backend.worker.name, way):
             self.changed(minor=True)
         known = pair.model.drifted
-        if pair.model.observe(plan.task.work, service):
+        if pair.model.observe(work, seconds):
             self.changed(workload, minor=True)
         if pair.model.drifted and not known:  # by then predictions have long followed and move no more
             self.on_drift()
 
+    def _learn_shared(self, plan: Plan, ended: Ended, service: float) -> None:
+        """Correct the team's model by what a shared task took, unless one of them was held up or lost."""
+        workload = plan.task.workload
+        ran = next(one for one in plan.ranking if one.members)
+        team = self._fleet.teams.find(workload, ran.members)
+        if team is None:
+            return
+        team.used += 1
+        if ran.cold_seconds:
+            for part in ended.parts:
+                backend = self._fleet.backends[part.backend]
+                if workload in backend.pairs:
+                    backend.note_warm(backend.pairs[workload])
+            self.changed(workload)
+            return
+        if ran.backend == plan.decision.backend:
+            self.explorer.account(workload, plan.best, ran, ran.queue_seconds + service)
+        if not ended.undisturbed:
+            return
+        team.note_slowdowns(ended.slowdowns)
+        known = team.model.drifted
+        if team.model.observe(plan.task.work, service):
+            self.changed(workload, minor=True)
+        if team.model.drifted and not known:
+            self.on_drift()
+
     def _admit(self, plan: Plan, session: Session) -> None:
+        """Refuse at once what would only wait to be refused. Raises ``Overloaded`` or ``DeadlineUnmeetable``."""
+        decision, task = plan.decision, plan.task
+        if decision.in_time is not None and decision.in_time < _HOPELESS and task.deadline_seconds is not None:
+            raise DeadlineUnmeetable(
+                f"{task.workload} is predicted to take {decision.predicted_seconds * 1e3:.3g} ms on {decision.backend}, "
+                f"which is likeliest to meet the deadline of {task.deadline_seconds * 1e3:g} ms; give it more time",
+                predicted_seconds=decision.predicted_seconds,
+                deadline_seconds=task.deadline_seconds,
+            )
         admission = self._active.policy.admission
         if len(session.tasks) > admission.max_in_flight_per_client:
             raise Overloaded(
@@ -349,18 +337,3 @@ class Router:
                 f"{plan.decision.backend} has {wait:.3g} s of work queued, the policy admits {limit:g} s; retry later",
                 retry_after_seconds=wait - limit,
             )
-
-    def _may_leave(self, backend: BackendState) -> bool:
-        kind = backend.spec.device_kind
-        if kind in GPU_KINDS:
-            return bool(self._flags["GPU_FALLBACK_ENABLED"])
-        return bool(self._flags["NEURAL_ENGINE_FALLBACK"]) if kind == "neural_engine" else True
-
-
-def _cause(error: RouterdError) -> str:
-    """The policy's word for a failure."""
-    if isinstance(error, Unavailable):
-        return "unavailable"
-    if isinstance(error, OutOfMemory):
-        return "out_of_memory"
-    return "timeout" if isinstance(error, TaskTimeout) else "crash"

@@ -76,6 +76,10 @@ def _usable_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def _default_worker_memory() -> ByteSize:
+    return ByteSize(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 4 // 5)
+
+
 def _state_directory() -> Path:
     import platformdirs
 
@@ -162,7 +166,28 @@ class Settings(BaseSettings):
     worker_start_seconds: Seconds = Field(
         default=60.0, description="Time a worker has to start and load its framework."
     )
-    task_timeout_seconds: Seconds = Field(default=300.0, description="Longest run of one task that gives no deadline.")
+    worker_silence_seconds: Seconds = Field(
+        default=5.0, description="Time after which a worker that does not answer while idle, or is stopped, is ended."
+    )
+    worker_memory_bytes: ByteSize = Field(
+        default_factory=_default_worker_memory,
+        ge=0,
+        le=1024 * _GIB,
+        description="Private memory of one worker, beyond which its allocations fail or it is restarted; 0: no limit. "
+        "Unset: four fifths of the machine's.",
+    )
+    task_timeout_seconds: Seconds = Field(default=300.0, description="Longest run of any one task.")
+    hang_factor: float = Field(
+        default=50.0,
+        ge=2,
+        le=10_000,
+        allow_inf_nan=False,
+        description="A task counts as hung, and its worker is ended, after this many times its predicted duration.",
+    )
+    hang_floor_seconds: Seconds = Field(default=10.0, description="No task counts as hung before.")
+    batching: bool = Field(
+        default=True, description="Join requests of several clients into one run where the workload allows it."
+    )
     calibration_run_seconds: Seconds = Field(default=0.2, description="Longest single timed run of a calibration.")
     calibrate_when_idle: bool = Field(default=True, description="Measure pairs that are not yet in use while idle.")
     drain_seconds: Seconds = Field(default=10.0, description="Time that running work has to end at shutdown.")
@@ -171,6 +196,9 @@ class Settings(BaseSettings):
     max_connections: int = Field(default=20_000, ge=1, le=1_000_000, description="Clients connected at one time.")
     max_in_flight_per_client: int = Field(
         default=256, ge=1, le=65_536, description="Requests of one client that may await their reply."
+    )
+    max_queued_per_backend: int = Field(
+        default=1024, ge=1, le=1_000_000, description="Tasks that may wait for one worker; further ones are refused."
     )
     max_arrays_per_task: int = Field(default=32, ge=1, le=64, description="Input arrays of one task.")
     max_frame_bytes: ByteSize = _bytes(_MIB, 4 * _KIB, 64 * _MIB, "Largest message.")

@@ -18,7 +18,7 @@ from routerd.logs import configure_logs
 from routerd.plugins import load_plugins
 from routerd.settings import load_settings
 from routerd.worker.fleet import Fleet
-from routerd.worker.supervisor import WorkerSettings
+from routerd.worker.launch import WorkerSettings
 
 
 def serve(config: Path | None) -> int:
@@ -37,6 +37,12 @@ def serve(config: Path | None) -> int:
             task_timeout_seconds=settings.task_timeout_seconds,
             start_seconds=settings.worker_start_seconds,
             workload_modules=registry.workload_modules,
+            hang_factor=settings.hang_factor,
+            hang_floor_seconds=settings.hang_floor_seconds,
+            silence_seconds=settings.worker_silence_seconds,
+            memory_bytes=int(settings.worker_memory_bytes),
+            queue_limit=settings.max_queued_per_backend,
+            batching=settings.batching,
         )
         fleet = Fleet(registry.backends, {workload.name: workload for workload in registry.workloads}, worker_settings)
         fleet.spawn()

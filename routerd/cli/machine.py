@@ -70,12 +70,15 @@ def _status(report: Mapping[str, Any]) -> list[RenderableType]:
     backends = output.table(["backend", "state"])
     for name, word in report["backends"].items():
         backends.add_row(name, output.state(word))
-    workers = output.table(["worker", "state", "pid", "waiting", "queue", "restarts"], right=("waiting", "restarts"))
+    workers = output.table(
+        ["worker", "state", "pid", "memory", "waiting", "queue", "restarts"], right=("memory", "waiting", "restarts")
+    )
     for worker in report["workers"]:
         workers.add_row(
             worker["name"],
             output.state(worker["state"]),
             str(worker["pid"] or ""),
+            byte_size(worker["memory_bytes"]),
             str(worker["waiting"]),
             when(worker["queue_seconds"]),
             str(worker["restarts"]),
@@ -102,6 +105,7 @@ def _backends(report: Mapping[str, Any]) -> list[RenderableType]:
         ["backend", "device", "hardware", "precision", "state", "proved", "reason"], right=("proved",), wrap=("reason",)
     )
     quarantined = output.table(["backend", "workload", "reason"], wrap=("reason",))
+    broken = output.table(["backend", "workload", "reason"], wrap=("reason",))
     for backend in report["backends"]:
         pairs = [pair for pair in backend["workloads"] if pair["state"] != "unsupported"]
         proved = sum(pair["state"] in _PROVED for pair in pairs)
@@ -118,9 +122,13 @@ def _backends(report: Mapping[str, Any]) -> list[RenderableType]:
         for pair in pairs:
             if pair["state"] == "quarantined":
                 quarantined.add_row(backend["name"], pair["workload"], pair["reason"])
+            if pair["state"] == "breaker_open":
+                broken.add_row(backend["name"], pair["workload"], pair["reason"])
     parts: list[RenderableType] = [listed]
     if quarantined.row_count:
         parts += ["", output.styled("quarantined: gave a wrong answer here, and get no work", "bold red"), quarantined]
+    if broken.row_count:
+        parts += ["", output.styled("failed repeatedly: get no work until a probe succeeds", "bold red"), broken]
     absent = output.table(["plugin", "version", "state", "reason"], wrap=("reason",))
     for plugin in report["plugins"]:
         if plugin["state"] != "loaded":

@@ -155,6 +155,8 @@ _STATE_STYLES = {
     "refused": "red",
     "starting": "yellow",
     "unproved": "yellow",
+    "breaker_open": "red",
+    "silent": "red",
     "down": "red",
     "failed": "red",
     "quarantined": "red",

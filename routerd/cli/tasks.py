@@ -136,8 +136,8 @@ def _as_data(workload: str, result: TaskResult, saved: Mapping[str, str]) -> dic
 
 
 def _facts(result: TaskResult) -> dict[str, Any]:
-    plain = msgspec.to_builtins([result.decision, result.planned, result.ran_on, result.timing])
-    named = dict(zip(("decision", "planned", "ran_on", "timing"), plain, strict=True))
+    plain = msgspec.to_builtins([result.decision, result.requested, result.planned, result.ran_on, result.timing])
+    named = dict(zip(("decision", "requested", "planned", "ran_on", "timing"), plain, strict=True))
     return {**named, "fallback_reason": result.fallback_reason}
 
 
@@ -151,6 +151,7 @@ def _value(value: Any, saved: str | None) -> Any:
 
 def _view(declared: Mapping[str, Any], result: TaskResult, saved: Mapping[str, str]) -> list[RenderableType]:
     from routerd.cli.decision_view import run_view
+    from routerd.cli.formats import duration
 
     facts = _facts(result)
     units = {one["name"]: one["unit"] for one in declared["outputs"]}
@@ -159,12 +160,13 @@ def _view(declared: Mapping[str, Any], result: TaskResult, saved: Mapping[str, s
         text = _summary(value) if hasattr(value, "shape") else repr(value)
         outputs.add_row(output.styled(name, "bold"), text, units.get(name, ""), saved.get(name, ""))
     place = f" on {facts['ran_on']['device_kind']}"
-    if facts["planned"] != facts["ran_on"]:
+    if facts["planned"]["backend"] != facts["ran_on"]["backend"]:
         place += f" (planned: {facts['planned']['backend']})"
     ran_on = output.styled(facts["ran_on"]["backend"], "bold green", place)
     decision = facts["decision"]
     rows = [
         ("ran on", ran_on),
+        *[("", f"{part.share:.0%} on {part.backend}, {duration(part.seconds)}") for part in result.ran_on.parts],
         *run_view(facts),
         ("why", decision["reasoning"]),
         ("decision", f"{decision['decision_id']}, rule {decision['rule']}"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from routerd.memory import receive
+from routerd.memory import Arrivals, receive
 from routerd.outbox import Outbox, close_all
 from routerd.protocol import FrameBuffer, encode_frame
 from routerd.worker import messages
@@ -19,7 +19,10 @@ _MAX_FRAME = 1 << 28
 
 
 class Channel:
-    """Sends jobs, hands every outcome with its descriptors to ``on_outcome``, and the end of the stream to ``on_end``."""
+    """Sends jobs, hands every outcome with its descriptors to ``on_outcome``, and the end of the stream to ``on_end``.
+
+    An outcome whose descriptors this process could not take, for it has no room for more, comes without any.
+    """
 
     def __init__(
         self,
@@ -32,7 +35,7 @@ class Channel:
         self._on_outcome = on_outcome
         self._on_end = on_end
         self._frames = FrameBuffer(_MAX_FRAME)
-        self._descriptors: list[int] = []
+        self._arrivals = Arrivals()
         self._outbox = Outbox(connection, self._unwritable)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(connection, self._readable)
@@ -51,7 +54,7 @@ class Channel:
         notices, self._notices = self._notices, b""
         self._outbox.put(notices + encode_frame(job), copies)
 
-    def post(self, notice: messages.Notice) -> None:
+    def post(self, notice: messages.Notice | messages.Ping) -> None:
         """Send a notice with the next job, so that the worker wakes once for both, but no later than this turn of the loop."""
         if not self._notices:
             self._loop.call_soon(self._deliver)
@@ -69,7 +72,7 @@ class Channel:
         self._open = False
         self._loop.remove_reader(self._connection)
         self._outbox.close()
-        close_all(self._descriptors)
+        self._arrivals.close()
         self._connection.close()
 
     def _readable(self) -> None:
@@ -83,7 +86,7 @@ class Channel:
             self.close()
             self._on_end()
             return
-        self._descriptors += descriptors
+        self._arrivals.add(descriptors)
         for body in self._frames.feed(data):
             try:
                 outcome = messages.outcome_decoder.decode(body)
@@ -91,8 +94,10 @@ class Channel:
                 self.close()
                 self._on_end()
                 return
-            count = len(outcome.created) if isinstance(outcome, messages.Executed) else 0
-            mine, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+            try:
+                mine = self._arrivals.take(len(getattr(outcome, "created", ())))
+            except OSError:
+                mine = []
             self._on_outcome(outcome, mine)
 
     def _unwritable(self, reason: str) -> None:

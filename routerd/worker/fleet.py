@@ -15,11 +15,15 @@ from routerd.interfaces import CONTRACT_BACKEND, BackendSpec, Workload
 from routerd.logs import get_logger
 from routerd.types import Device
 from routerd.worker import messages
-from routerd.worker.supervisor import Worker, WorkerSettings
+from routerd.worker.breaker import Breaker
+from routerd.worker.launch import WorkerSettings
+from routerd.worker.queue import NOBODY
+from routerd.worker.supervisor import Worker
+from routerd.worker.teams import Teams
 
 _LOAD_ATTEMPTS = 3
 
-State: TypeAlias = Literal["starting", "ready", "unavailable", "failed", "down"]
+State: TypeAlias = Literal["starting", "ready", "silent", "unavailable", "failed", "down"]
 
 
 class Knowledge(Struct, frozen=True):
@@ -44,6 +48,7 @@ class Pair:
         self.error: float | None = None
         self.quarantine: str | None = None
         self.model = CostModel()
+        self.breaker = Breaker()
         self.used = 0
         self.warm_in = 0
 
@@ -57,7 +62,7 @@ class Pair:
             return f"quarantined: {self.quarantine}"
         if self.error is None:
             return "not yet proved on this machine"
-        return None
+        return self.breaker.objection()
 
     def knowledge(self) -> Knowledge:
         return Knowledge(self.error, self.quarantine, self.model.state())
@@ -78,7 +83,19 @@ class BackendState:
         self.device: Device | None = None
         self.load_seconds: float | None = None
         self.failed_loads = 0
+        self.planned = 0
+        self.ran = 0
+        self.failed = 0
         self.pairs: dict[str, Pair] = {}
+
+    def may_recover(self, workload: str) -> bool:
+        """Whether it is likely to take this workload's tasks again soon, having taken them before."""
+        pair = self.pairs.get(workload)
+        if pair is None or pair.unsupported is not None or pair.quarantine is not None or pair.error is None:
+            return False
+        if self.state == "ready":
+            return not self.worker.up or bool(pair.absent) or not pair.breaker.closed
+        return self.state in ("down", "silent")
 
     def cold_seconds(self, pair: Pair) -> float:
         """What the pair's next task costs on top of its service: preparation, where it has not run since the start."""
@@ -92,6 +109,8 @@ class BackendState:
         """Why it may not take this workload now, or ``None``."""
         if self.state != "ready":
             return f"{self.state}: {self.reason}"
+        if not self.worker.up:
+            return "down: its worker has just ended"
         pair = self.pairs.get(workload)
         return "has not loaded this model yet" if pair is None else pair.objection()
 
@@ -112,6 +131,7 @@ class Fleet:
         self.workloads = dict(workloads)
         self.backends: dict[str, BackendState] = {}
         self.workers: list[Worker] = []
+        self.teams = Teams()
         self.wanted: set[str] = set()
         self.busy = 0
         self.on_busy: Callable[[int], None] = lambda _mask: None
@@ -124,16 +144,16 @@ class Fleet:
         for (kind, group), members in groups.items():
             number = len(self.workers)
             on_busy = partial(self._worker_busy, 1 << number)
-            worker = Worker(f"{kind}/{group}", members, settings, self._loaded, self._down, on_busy)
+            worker = Worker(f"{kind}/{group}", members, settings, self._loaded, self._down, on_busy, self._pulse)
             self.workers.append(worker)
             for spec in members:
                 self.backends[spec.name] = BackendState(spec, worker, number)
 
-    def queues(self) -> dict[int, float]:
-        """Predicted seconds that new work waits, by the number of each worker that has any."""
+    def queues(self, client: int = NOBODY) -> dict[int, float]:
+        """Predicted seconds that new work of a client waits, by the number of each worker that has any."""
         if not self.busy:
             return {}
-        return {number: worker.queue_seconds() for number, worker in enumerate(self.workers) if not worker.idle}
+        return {number: worker.queue_seconds(client) for number, worker in enumerate(self.workers) if not worker.idle}
 
     def is_idle(self, device_kind: str) -> bool:
         """Whether no worker of the device computes, so that a timing there would be a true one."""
@@ -155,6 +175,7 @@ class Fleet:
         """A model went, with all that is known of it. Workers free it."""
         self.workloads.pop(name, None)
         self.wanted.discard(name)
+        self.teams.forget(name)
         for backend in self.backends.values():
             backend.pairs.pop(name, None)
         for worker in self.workers:
@@ -167,6 +188,7 @@ class Fleet:
             pair.unsupported, pair.absent = unsupported, ""
             if name == CONTRACT_BACKEND and unsupported is None:
                 pair.error = 0.0
+        self.note_move()
 
     def spawn(self) -> None:
         """Start the process of the contract's worker. Needs no event loop."""
@@ -183,9 +205,8 @@ class Fleet:
         backend.worker.start()
         try:
             async with asyncio.timeout(seconds):
-                while backend.state in ("starting", "down"):
-                    self._moved.clear()
-                    await self._moved.wait()
+                while backend.state in ("starting", "down", "silent"):
+                    await self.moved()
         except TimeoutError:
             raise Unavailable(f"{CONTRACT_BACKEND} is {backend.state} after {seconds:g} s: {backend.reason}") from None
         if backend.state != "ready":
@@ -193,6 +214,15 @@ class Fleet:
         for worker in self.workers:
             if worker is not backend.worker:
                 worker.start()
+
+    async def moved(self) -> None:
+        """Return when the state of a backend, or of one of its pairs, has changed."""
+        await self._moved.wait()
+
+    def note_move(self) -> None:
+        """Wake those who wait for a change."""
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
 
     async def stop(self, seconds: float) -> None:
         """End every worker within ``seconds``."""
@@ -235,7 +265,7 @@ class Fleet:
                 if spec.name == CONTRACT_BACKEND:
                     pair.error = 0.0  # it is what the others are compared with
             _logger(spec).info("backend ready", backend=spec.name, device=outcome.device.name, seconds=outcome.seconds)
-        self._moved.set()
+        self.note_move()
         self._on_change(backend)
 
     def _down(self, worker: Worker, reason: str) -> None:
@@ -246,13 +276,24 @@ class Fleet:
                     pair.absent = "its worker is loading the model again"
             if backend.state in ("unavailable", "failed"):
                 continue
-            if backend.state != "ready":
+            if backend.state not in ("ready", "silent"):
                 backend.failed_loads += 1
             if backend.failed_loads >= _LOAD_ATTEMPTS:  # its worker is still restarted, but nobody waits for it
                 backend.state, backend.reason = "failed", f"{reason} while loading, {_LOAD_ATTEMPTS} times in a row"
             else:
                 backend.state, backend.reason = "down", f"{reason}; it is being restarted"
-        self._moved.set()
+        self.note_move()
+        self._on_change(None)
+
+    def _pulse(self, worker: Worker, silence: str) -> None:
+        """A worker has stopped answering, or answers again: its backends take no work meanwhile."""
+        for spec in worker.specs:
+            backend = self.backends[spec.name]
+            if silence and backend.state == "ready":
+                backend.state, backend.reason = "silent", silence
+            elif not silence and backend.state == "silent":
+                backend.state, backend.reason = "ready", ""
+        self.note_move()
         self._on_change(None)
 
 

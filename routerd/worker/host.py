@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from routerd.backends import create_backend
 from routerd.errors import ExecutionError, OutOfMemory, RouterdError, Unavailable
-from routerd.interfaces import Backend, BackendSpec, ModelId, Workload
+from routerd.interfaces import Backend, BackendSpec, Execution, ModelId, Workload
 from routerd.models.description import Description, unloadable
 from routerd.models.loading import load_model
 from routerd.namespaces.execution import contract_namespace, execute_kernel
 from routerd.protocol import SegmentInfo, failure
 from routerd.types import ITEM_BYTES, ArrayRef
 from routerd.worker import messages
+from routerd.worker.constants import Constants
+from routerd.worker.joining import Means, execute_joined
 from routerd.worker.messages import Outcome
+from routerd.worker.parts import Parts
 from routerd.worker.segments import NOBODY, InputSegments, OutputSegment, OutputSegments, place
 from routerd.workloads.binding import dims_of, output_shape
-from routerd.workloads.content import check_content, relative_error, require_finite
+from routerd.workloads.content import check_content, relative_error, require_result
 
 HostArrays = Mapping[str, "np.ndarray[Any, Any]"]
+
+_Answer = TypeVar("_Answer")
 
 _dtype_name = cache(str)  # NumPy puts the name together anew every time
 
@@ -53,37 +58,37 @@ class Host:
         self._prepared: set[tuple[str, str]] = set()
         self._inputs = InputSegments()
         self._outputs = OutputSegments(incarnation)
+        self.created: list[OutputSegment] = []
+        self._constants = Constants()
+        parts = Parts(self._means("parts"), self._outputs)
         self._handlers: dict[type, Callable[[Any], Outcome | None]] = {
             messages.Load: self._load,
             messages.Prove: self._prove,
             messages.Measure: self._measure,
             messages.Execute: self._execute,
+            messages.ExecuteJoined: self._execute_joined,
             messages.Recycle: self._recycle,
             messages.Discard: self._discard,
             messages.Forget: self._forget,
             messages.Adopt: self._adopt,
+            messages.Ping: lambda job: messages.Pong(job.id),
             messages.Release: self._let_go,
+            messages.ExecutePart: parts.execute,
+            messages.Merge: parts.merge,
+            messages.EndParts: parts.end,
         }
-        self.created: list[OutputSegment] = []
 
     def attach(self, info: SegmentInfo, descriptor: int) -> None:
         """Map a client's segment for the tasks to come."""
         self._inputs.attach(info, descriptor)
 
+    def miss(self, info: SegmentInfo, error: OSError) -> None:
+        """A client's segment whose descriptor did not arrive: tasks that use it fail."""
+        self._inputs.miss(info, error)
+
     def handle(self, job: messages.Job) -> Outcome | None:
         """Do one job. Whatever it raises becomes a :class:`messages.Failed`; the worker itself goes on."""
-        trace = ""
-        try:
-            return self._handlers[type(job)](job)
-        # No variable keeps an exception: its traceback would keep this frame, and both the arrays of the failed task.
-        except RouterdError as error:
-            problem = failure(error)
-        except MemoryError as error:
-            problem = failure(OutOfMemory(f"{_label(job)}: not enough host memory ({error})"))
-        except Exception as error:  # a kernel may raise anything: the client gets it as an error, with its type
-            problem = failure(ExecutionError(f"{_label(job)} raised {type(error).__name__}: {error}"))
-            trace = traceback.format_exc()
-        return messages.Failed(getattr(job, "id", 0), problem, trace)
+        return _guarded(_label(job), getattr(job, "id", 0), lambda: self._handlers[type(job)](job))
 
     def close(self) -> None:
         """Release every device."""
@@ -139,9 +144,35 @@ class Host:
         self._outputs.recycle(job.client, job.recycle)
         workload = self._workload(job.workload)
         inputs = {name: self._inputs.view(name, ref) for name, ref in job.arrays.items()}
-        refs, transfer, kernel = self._run(job.backend, workload, job.params, inputs, job.dims, job.client)
+        known = self._constants.known_good(workload, job.arrays, job.frozen)
+        refs, transfer, kernel = self._run(job.backend, workload, job.params, inputs, job.dims, job.client, known)
+        self._constants.note_good(workload, job.arrays, job.frozen)
         created = tuple(segment.info for segment in self.created)
         return messages.Executed(job.id, job.client, refs, transfer, kernel, created)
+
+    def _execute_joined(self, job: messages.ExecuteJoined) -> messages.ExecutedJoined:
+        for member in job.members:
+            self._outputs.recycle(member.client, member.recycle)
+        return execute_joined(job, self._means(_label(job)))
+
+    def _means(self, label: str) -> Means:
+        return Means(
+            workload=self._workload,
+            view=self._inputs.view,
+            compute=self._compute,
+            hand_over=lambda outputs, client: self._place(outputs, _NOWHERE, client),
+            guarded=lambda place, work: _guarded(label, place, work),
+            created=lambda: self.created,
+            constants=self._constants,
+        )
+
+    def _compute(self, name: str, workload: Workload, params: Mapping[str, Any], inputs: HostArrays) -> Execution:
+        """A checked task, run; its outputs stay in this process."""
+        self._prepare(name, workload)
+        execution = self._backends[name].execute(workload, params, inputs, {})
+        dims = dims_of(workload, {one: array.shape for one, array in inputs.items()})
+        require_result(workload, execution.outputs, dims, name)
+        return execution
 
     def _workload(self, name: str) -> Workload:
         workload = self._workloads.get(name)
@@ -179,15 +210,19 @@ class Host:
         inputs: HostArrays,
         dims: Mapping[str, int],
         client: int,
+        known: Collection[str] = (),
     ) -> tuple[dict[str, ArrayRef], float, float]:
-        """One task, from checked inputs to outputs placed for the client; seconds outside and inside the kernel."""
+        """One task, from inputs to outputs placed for the client; seconds outside and inside the kernel.
+
+        The values of the inputs ``known`` were checked before.
+        """
         started = perf_counter()
-        check_content(workload, params, inputs)
+        check_content(workload, params, inputs, known)
         self._prepare(name, workload)
         destination = self._destination(workload, dims, client)
         try:
             execution = self._backends[name].execute(workload, params, inputs, destination.arrays)
-            require_finite(workload, execution.outputs, name)
+            require_result(workload, execution.outputs, dims, name)
             refs = self._place(execution.outputs, destination, client)
         except BaseException:
             if destination.segment is not None:
@@ -266,8 +301,25 @@ class Host:
 
     def _forget(self, job: messages.Forget) -> None:
         self._inputs.drop(job.segments)
+        self._constants.drop(job.segments)
         if job.client is not None:
             self._outputs.forget(job.client)
+
+
+def _guarded(label: str, number: int, work: Callable[[], _Answer]) -> _Answer | messages.Failed:
+    """What ``work`` answers, or what became of it as a failure of this number."""
+    trace = ""
+    try:
+        return work()
+    # No variable keeps an exception: its traceback would keep this frame, and both the arrays of the failed task.
+    except RouterdError as error:
+        problem = failure(error)
+    except MemoryError as error:
+        problem = failure(OutOfMemory(f"{label}: not enough host memory ({error})"))
+    except Exception as error:  # a kernel may raise anything: the client gets it as an error, with its type
+        problem = failure(ExecutionError(f"{label} raised {type(error).__name__}: {error}"))
+        trace = traceback.format_exc()
+    return messages.Failed(number, problem, trace)
 
 
 def _view(segment: OutputSegment, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

@@ -11,13 +11,15 @@ import ctypes
 import gc
 import importlib
 import os
+import resource
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 
 from routerd.interfaces import Workload
-from routerd.memory import receive, send
-from routerd.protocol import FrameBuffer, encode_frame
+from routerd.memory import Arrivals, receive, send
+from routerd.protocol import FrameBuffer, SegmentInfo, encode_frame
 from routerd.worker import messages
 from routerd.worker.host import Host
 from routerd.workloads import builtin_workloads
@@ -33,6 +35,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the daemon decides when a worker ends
         signal.signal(number, signal.SIG_IGN)
     _die_with_daemon(arguments.daemon)
+    _limit_memory(arguments.memory_bytes)
     workloads = _workloads(arguments.workload_module)
     host = Host(workloads, incarnation=arguments.incarnation, inline_bytes=arguments.inline_bytes)
     connection = socket.socket(fileno=arguments.fd)
@@ -46,21 +49,30 @@ def main() -> None:
 
 def _serve(connection: socket.socket, host: Host) -> None:
     frames = FrameBuffer(_MAX_FRAME)
-    descriptors: list[int] = []
+    arrivals = Arrivals()
     while True:
         data, received = receive(connection, _CHUNK)
         if not data:
             return
-        descriptors += received
+        arrivals.add(received)
         for body in frames.feed(data):
             job = messages.job_decoder.decode(body)
-            for info in getattr(job, "attach", ()):
-                descriptor = descriptors.pop(0)
-                host.attach(info, descriptor)
-                os.close(descriptor)
+            _attach(host, getattr(job, "attach", ()), arrivals)
             outcome = host.handle(job)
             if outcome is not None:
                 _answer(connection, host, outcome)
+
+
+def _attach(host: Host, segments: Sequence[SegmentInfo], arrivals: Arrivals) -> None:
+    try:
+        descriptors = arrivals.take(len(segments))
+    except OSError as error:
+        for info in segments:
+            host.miss(info, error)
+        return
+    for info, descriptor in zip(segments, descriptors, strict=True):
+        host.attach(info, descriptor)
+        os.close(descriptor)
 
 
 def _answer(connection: socket.socket, host: Host, outcome: messages.Outcome) -> None:
@@ -91,12 +103,24 @@ def _die_with_daemon(daemon: int) -> None:
         sys.exit("the daemon ended before its worker started")
 
 
+def _limit_memory(size: int) -> None:
+    """Let an allocation beyond the limit fail, so that only the task fails; 0: none.
+
+    Shared memory does not count. macOS does not enforce such limits: there the daemon alone looks at what a worker holds.
+    """
+    if size and sys.platform == "linux":
+        _soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        size = size if hard == resource.RLIM_INFINITY else min(size, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="routerd-worker", description="a worker process of routerd")
     parser.add_argument("--fd", type=int, required=True, help="the inherited socket")
     parser.add_argument("--daemon", type=int, required=True, help="process id of the daemon")
     parser.add_argument("--incarnation", type=int, required=True, help="makes segment numbers unique")
     parser.add_argument("--inline-bytes", type=int, default=8192, help="outputs up to this size travel in the message")
+    parser.add_argument("--memory-bytes", type=int, default=0, help="most private memory; 0: no limit")
     parser.add_argument("--workload-module", action="append", default=[], help="plugin module with routerd_workloads")
     return parser
 

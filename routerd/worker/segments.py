@@ -35,7 +35,13 @@ class InputSegments:
         try:
             self._maps[info.segment] = map_segment(descriptor, info.size, writable=False)
         except (OSError, ValueError) as error:
-            self._unmapped[info.segment] = str(error)
+            self.miss(info, error)
+        else:
+            self._unmapped.pop(info.segment, None)  # it was sent again
+
+    def miss(self, info: SegmentInfo, error: Exception) -> None:
+        """A segment that cannot be had, and why."""
+        self._unmapped[info.segment] = str(error)
 
     def drop(self, segments: Iterable[int]) -> None:
         """Forget segments. The memory goes when the last array over it does."""

@@ -30,24 +30,30 @@ from routerd.store import Store
 from routerd.table import DecisionTable
 from routerd.types import Decision, Device
 from routerd.worker import messages
+from routerd.worker.batcher import Joined
 from routerd.worker.fleet import Fleet, Pair
-from routerd.worker.supervisor import Answer, WorkerSettings
+from routerd.worker.launch import WorkerSettings
+from routerd.worker.queue import Answer
 from routerd.workloads import builtin_workloads
 
 WORKLOADS = {workload.name: workload for workload in builtin_workloads()}
 SIZES = tuple(10.0**power for power in range(3, 10))
 LIMITS = Limits(
     max_frame_bytes=1 << 20,
-    max_in_flight=8,
-    max_arrays=8,
+    max_in_flight_per_client=8,
+    max_arrays_per_task=8,
     max_segment_bytes=1 << 20,
-    max_client_bytes=1 << 22,
+    max_segment_bytes_per_client=1 << 22,
     inline_array_bytes=8192,
 )
 
 
 class StandIn:
-    """A worker that answers as it is told: an exception, or seconds that the kernel takes. ``idle`` is for the test to say."""
+    """A worker that answers as it is told: an exception, or seconds that the kernel takes. ``idle`` is for the test to say.
+
+    ``script`` holds the outcomes of the first tasks, ``outcome`` is that of all others. A coroutine function takes the job and
+    gives an outcome, or raises it. ``asked`` keeps what each job was asked for with.
+    """
 
     def __init__(self, name: str, specs: tuple[BackendSpec, ...], on_busy: Callable[[bool], None]) -> None:
         self.name = name
@@ -55,15 +61,24 @@ class StandIn:
         self.incarnation = 1
         self.known_segments: set[int] = set()
         self.up = True
+        self.state = "up"
+        self.batching = False
+        self.private_bytes = 0
+        self.joined = Joined()
         self.idle = True
         self.queued = 0.0
         self._on_busy = on_busy
-        self.outcome: Exception | float = 1e-3
+        self.outcome: Any = 1e-3
+        self.script: list[Any] = []
         self.made: list[messages.Job] = []
+        self.asked: list[dict[str, Any]] = []
         self.told: list[messages.Notice] = []
 
-    def queue_seconds(self) -> float:
+    def queue_seconds(self, client: int = -1) -> float:
         return self.queued
+
+    def hang_seconds(self, seconds: float) -> float:
+        return 50.0 * seconds
 
     def load(self, seconds: float) -> None:
         """From now on so many seconds of work wait here; 0: none."""
@@ -73,14 +88,17 @@ class StandIn:
     def tell(self, notice: messages.Notice) -> None:
         self.told.append(notice)
 
-    async def ask(self, make: Callable[..., Any], *, seconds: float, priority: int = 0) -> Answer:
+    async def ask(self, make: Callable[..., Any], **options: Any) -> Answer:
         job, _descriptors = make(len(self.made) + 1)
         self.made.append(job)
+        self.asked.append(options)
+        outcome = self.script.pop(0) if self.script else self.outcome
         await asyncio.sleep(0)
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        executed = messages.Executed(job.id, {}, 0.0, self.outcome, 0)
-        return Answer(executed, [], 0.0, self.outcome)
+        if callable(outcome):
+            outcome = await outcome(job)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return Answer(messages.Executed(job.id, job.client, {}, 0.0, outcome), [], 0.0, outcome)
 
 
 class TableReader:

@@ -12,7 +12,7 @@ from routerd.costs.model import CostModel
 from routerd.errors import ExecutionError, StateUnwritable, Unavailable, WorkerCrashed
 from routerd.worker import messages
 from routerd.worker.fleet import Pair
-from routerd.worker.supervisor import Answer
+from routerd.worker.queue import FOREGROUND, Answer
 
 
 class Bench:
@@ -24,11 +24,11 @@ class Bench:
         self.asked = []
         worker.ask = self.ask
 
-    async def ask(self, make, *, seconds, priority):
+    async def ask(self, make, *, seconds, priority=FOREGROUND, limit=None):
         job, _descriptors = make(1)
         self.asked.append(job)
         assert seconds > 0.0
-        assert priority > 0
+        assert priority < FOREGROUND
         await asyncio.sleep(0)
         if isinstance(job, messages.Prove):
             if isinstance(self.error, Exception):
@@ -161,7 +161,7 @@ def test_three_crashes_are_the_pairs_own_fault(fleet, benches, calibrate):
 
 
 def test_the_contract_is_never_lost(fleet, benches, calibrate):
-    async def fail(_make, *, seconds, priority):
+    async def fail(_make, **_options):
         await asyncio.sleep(0)
         raise ExecutionError("the machine is out of memory")
 
@@ -253,7 +253,7 @@ class TestModels:
     """Pairs that come and go while the calibrator works."""
 
     def disturbed(self, bench, disturb, error):
-        async def ask(_make, *, seconds, priority):
+        async def ask(_make, **_options):
             await asyncio.sleep(0)
             disturb()
             raise error
@@ -378,8 +378,8 @@ class TestKeepingUp:
         bench = benches["metal.mlx"]
         proof = bench.worker.ask
 
-        async def broken_clock(make, *, seconds, priority):
-            answer = await proof(make, seconds=seconds, priority=priority)
+        async def broken_clock(make, **options):
+            answer = await proof(make, **options)
             if isinstance(answer.outcome, messages.Measured):
                 return answer._replace(outcome=messages.Measured(1, answer.outcome.work, (1.0, -1.0)))
             return answer

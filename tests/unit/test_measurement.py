@@ -11,7 +11,7 @@ from routerd.errors import InvalidParameter, Unavailable, UnknownBackend, Unknow
 from routerd.measurement import Measurement
 from routerd.protocol import MeasureTask
 from routerd.worker import messages
-from routerd.worker.supervisor import FOREGROUND, Answer
+from routerd.worker.queue import FOREGROUND, Answer
 
 
 class Timing:

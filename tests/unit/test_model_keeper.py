@@ -23,7 +23,7 @@ from routerd.protocol import Ask
 from routerd.releases import Releases
 from routerd.types import ArrayRef
 from routerd.worker import messages
-from routerd.worker.supervisor import Answer
+from routerd.worker.queue import Answer
 
 X, Y = ArrayDescription("x", ("batch", 8), "float64"), ArrayDescription("y", ("batch", 2), "float64")
 REFUSED = "it needs torch"

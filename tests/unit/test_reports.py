@@ -9,12 +9,15 @@ import pytest
 
 from routerd.costs.model import Point
 from routerd.decisions import DecisionCache
+from routerd.errors import TaskQuarantined
 from routerd.flags import load_flags
 from routerd.plugins import PluginReport
-from routerd.protocol import InProcessRuns, Locate, Report
+from routerd.protocol import Ask, InProcessRuns, Locate, Report
 from routerd.reported import ReportedWork
 from routerd.reports import Reporter
 from routerd.settings import Settings
+from routerd.worker.breaker import FAILURES
+from tests.unit.mishaps import MONTE_CARLO, OPTION, crash, displaced, run
 
 
 @pytest.fixture
@@ -54,6 +57,7 @@ def test_status_is_ready_while_one_backend_is(reporter, fleet):
         ({"unsupported": "needs float64"}, "unsupported", "needs float64"),
         ({"quarantine": "it lies"}, "quarantined", "quarantined: it lies"),
         ({"error": None}, "unproved", "not yet proved on this machine"),
+        ({"absent": "loading again"}, "loading", "loading again"),
         ({}, "calibrated", ""),
     ],
 )
@@ -64,6 +68,47 @@ def test_a_pair_says_where_it_stands(reporter, fleet, change, state, reason):
     (workload,) = reporter.workloads("linalg.gemm")
     shown = workload["backends"]["metal.mlx"]
     assert (shown["state"], shown["reason"]) == (state, reason)
+
+
+def test_a_pair_whose_breaker_is_open_says_so(reporter, fleet):
+    breaker = fleet.backends["metal.mlx"].pairs["linalg.gemm"].breaker
+    for _ in range(FAILURES):
+        breaker.failed("it raised", 0.0)
+    shown = reporter.workloads("linalg.gemm")[0]["backends"]["metal.mlx"]
+    assert shown["state"] == "breaker_open"
+    assert shown["reason"].endswith("3 failures in a row, the last: it raised")
+    breaker.probe()
+    shown = reporter.workloads("linalg.gemm")[0]["backends"]["metal.mlx"]
+    assert (shown["state"], "being probed" in shown["reason"]) == ("breaker_open", True)
+
+
+def test_a_worker_that_is_silent_is_not_called_up(reporter, fleet):
+    worker = fleet.backends["metal.mlx"].worker
+    worker.state, worker.private_bytes = "silent", 123
+    fleet._pulse(worker, "its process is stopped")
+    status = reporter.status()
+    shown = next(one for one in status["workers"] if one["name"] == worker.name)
+    assert (shown["state"], shown["memory_bytes"]) == ("silent", 123)
+    assert status["backends"]["metal.mlx"] == "silent"
+    backend = next(one for one in reporter.backends()["backends"] if one["name"] == "metal.mlx")
+    assert (backend["state"], backend["reason"]) == ("silent", "its process is stopped")
+
+
+def test_where_tasks_were_sent_and_where_they_ran_is_counted(reporter, fleet, session):
+    """A crash, a job that was displaced by one, and a content that is refused."""
+    router = reporter._router
+    worker = fleet.backends["metal.mlx"].worker
+    worker.script = [crash(), displaced(), 1e-3]
+    for price in (100.0, 101.0, 102.0):
+        run(router, session, Ask(MONTE_CARLO.workload, {**OPTION, "spot_price": price}))
+    counts = {one["name"]: (one["planned"], one["ran"], one["failed"]) for one in reporter.backends()["backends"]}
+    assert counts == {"cpu.numpy": (0, 0, 0), "metal.mlx": (3, 2, 1), "ane.coreml": (0, 1, 0)}
+    for backend in fleet.backends.values():
+        backend.worker.outcome = crash()
+    with pytest.raises(TaskQuarantined):
+        run(router, session)
+    told = ("executed", "failed", "fallbacks", "reruns", "contents_refused")
+    assert [reporter.stats()[name] for name in told] == [3, 1, 3, 1, 1]
 
 
 def test_a_pair_has_the_sizes_that_it_was_calibrated_at(reporter, fleet):

@@ -23,7 +23,7 @@ from routerd.errors import (
 from routerd.protocol import Ask
 from routerd.types import ArrayRef
 from routerd.worker import messages
-from routerd.worker.supervisor import Answer
+from routerd.worker.queue import Answer
 
 OPTION = {"spot_price": 100.0, "strike_price": 110.0, "volatility": 0.2, "num_simulations": 10_000_000}
 MONTE_CARLO = Ask("options.monte_carlo_european", OPTION)
@@ -152,12 +152,12 @@ class TestFallingBack:
         result = run(router, session).result
         assert (result.planned.backend, result.ran_on.backend) == ("metal.mlx", "ane.coreml")
         assert result.fallback_reason == f"metal.mlx: {error.message}"
-        assert router.fallbacks == 1
+        assert router.executor.fallbacks == 1
         others = [one for one in ("unavailable", "out_of_memory", "timeout", "crash") if one != word]
         strict = make_router(f"fallback: {{on: {others}, max_attempts: 3}}".replace("'", ""))
         with pytest.raises(type(error), match=error.message):
             run(strict, session)
-        assert (strict.fallbacks, strict.failed) == (0, 1)
+        assert (strict.executor.fallbacks, strict.failed) == (0, 1)
 
     def test_every_attempt_is_told_and_counted(self, make_router, session, fleet):
         for name in ("metal.mlx", "ane.coreml"):
@@ -191,14 +191,14 @@ class TestFallingBack:
 
         router.plan = plan_then_crash
         result = run(router, session).result
-        assert result.fallback_reason == "metal.mlx: it was killed"
+        assert result.fallback_reason == "metal.mlx: down: it was killed"
         assert fleet.backends["metal.mlx"].worker.made == []
 
     def test_a_passed_deadline_is_not_worth_another_attempt(self, make_router, session, fleet):
-        async def forever(_make, *, seconds, priority):
+        async def forever(_job):
             await asyncio.Event().wait()
 
-        fleet.backends["metal.mlx"].worker.ask = forever
+        fleet.backends["metal.mlx"].worker.outcome = forever
         with pytest.raises(TaskTimeout, match=r"passed its deadline of 5 ms on metal\.mlx"):
             run(make_router(), session, Ask(MONTE_CARLO.workload, {**OPTION, "deadline_ms": 5.0}))
         assert fleet.backends["ane.coreml"].worker.made == []
@@ -255,10 +255,10 @@ class TestLearning:
         worker = fleet.backends["metal.mlx"].worker
 
         def take(service, way=60e-6):
-            async def ask(make, *, seconds, priority):
+            async def ask(make, **_options):
                 job, _descriptors = make(len(worker.made) + 1)
                 worker.made.append(job)
-                return Answer(messages.Executed(job.id, {}, 0.0, service, 0), [], 0.0, service + way)
+                return Answer(messages.Executed(job.id, job.client, {}, 0.0, service), [], 0.0, service + way)
 
             worker.ask = ask
 

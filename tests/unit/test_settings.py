@@ -48,10 +48,12 @@ def test_the_shipped_file_lists_every_setting_with_its_default() -> None:
     defaults = Settings()
 
     assert sorted(name for name, _ in listed) == sorted(Settings.model_fields)
-    assert values.keys() == {
+    constant = {
         name for name, field in Settings.model_fields.items() if field.default is not None and not field.default_factory
     }
-    assert all(getattr(Settings(**values), name) == getattr(defaults, name) for name in values)
+    assert constant <= values.keys()
+    given = Settings(**values)  # what depends on the machine may be shown by an example
+    assert all(getattr(given, name) == getattr(defaults, name) for name in constant)
 
 
 def test_every_setting_is_described() -> None:

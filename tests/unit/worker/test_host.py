@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import weakref
 
 import numpy as np
@@ -17,6 +18,7 @@ from routerd.types import ArrayRef
 from routerd.worker import messages
 from routerd.worker.host import Host
 from routerd.workloads import builtin_workloads
+from routerd.workloads.binding import dims_of
 
 WORKLOADS = {workload.name: workload for workload in builtin_workloads()}
 CLIENT = 5
@@ -175,15 +177,45 @@ class TestExecuting:
         finally:
             gc.enable()
 
-    def test_an_output_of_another_shape_than_announced_still_arrives(self, host, monkeypatch):
-        def odd(*_arguments):
-            return Execution({"c": np.full((50, 4), 7.0)}, 0.0, 1e-6)
+    @pytest.mark.parametrize(
+        ("outputs", "problem"),
+        [
+            ({"c": np.full((50, 4), 7.0)}, r"its output c has shape \(50, 4\) instead of \(40, 3\)"),
+            ({"c": np.full((3, 40), 7.0)}, r"its output c has shape \(3, 40\) instead of \(40, 3\)"),
+            ({"c": np.full((40, 3), 7)}, "its output c holds int64 instead of float64"),
+            ({"c": np.full((40, 3), 7.0, dtype=np.float32)}, "its output c holds float32 instead of float64"),
+            ({"c": [[7.0] * 3] * 40}, "its output c is of type list"),
+            ({"d": np.full((40, 3), 7.0)}, "its output c is missing"),
+            ({}, "its output c is missing"),
+            ({"c": np.full((40, 3), 7.0), "d": np.ones(2)}, "it has no output d"),
+        ],
+    )
+    def test_what_is_not_as_declared_is_no_result(self, host, monkeypatch, outputs, problem):
+        good = NullBackend.execute
+        first = host.handle(gemm())
+        host.created.pop().close_descriptor()
+        number = first.outputs["c"].segment
+        monkeypatch.setattr(NullBackend, "execute", lambda *_arguments: Execution(outputs, 0.0, 1e-6))
+        failed = host.handle(gemm(recycle=(number,)))
+        assert failed.error.code == "execution_failed"
+        assert re.search(f"^null.one gave no result of linalg.gemm: {problem}$", failed.error.message)
+        monkeypatch.setattr(NullBackend, "execute", good)
+        assert host.handle(gemm()).outputs["c"].segment == number  # what was to carry it carries the next
 
-        monkeypatch.setattr(NullBackend, "execute", odd)
-        answer = host.handle(gemm())
-        assert answer.outputs["c"].shape == (50, 4)
-        segment = next(one for one in host.created if one.info.segment == answer.outputs["c"].segment)
-        assert (np.frombuffer(segment.map, count=200) == 7.0).all()
+    def test_an_output_whose_size_only_the_kernel_knows_arrives(self, host):
+        workload = WORKLOADS["marketdata.ohlcv_bars"]
+        example = workload.example(30.0 * workload.work_range[0], np.random.default_rng(1))
+        dims = dims_of(workload, {name: array.shape for name, array in example.arrays.items()})
+        defaults = {one.name: one.default for one in workload.parameters if one.default is not None}
+        job = messages.Execute(
+            1, "null.one", workload.name, {**defaults, **example.params},
+            {name: inline(np.ascontiguousarray(array)) for name, array in example.arrays.items()}, dims, CLIENT, "d",
+        )  # fmt: skip
+        answer = host.handle(job)
+        bars = answer.outputs["bars"]
+        assert bars.shape[0] == answer.outputs["symbol"].shape[0] > 1
+        assert {segment.info.segment for segment in host.created} == {info.segment for info in answer.created}
+        assert bars.segment in {info.segment for info in answer.created}
 
     def test_an_unknown_segment_is_an_answer(self, host):
         job = gemm()
