@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 LOG    := 2>&1 | { grep -v "is ignored: it is neither a file nor a directory" || true; }
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench coverage clean
+.PHONY: help demo test faults lint format docs bench fuzz coverage clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ demo: $(VENV)/.demo ## run the main job on real prices: one daemon, one table, o
 test: $(VENV)/.test ## run all tests
 	@$(BIN)/python -m pytest
 
+faults: $(VENV)/.test ## do random faults to a loaded daemon, FAULT_SECONDS=60 of each kind; FAULT_SEED=… repeats a run
+	@FAULT_SECONDS=$(or $(FAULT_SECONDS),60) $(BIN)/python -m pytest tests/faults -s
+
 lint: $(VENV)/.test ## style, types and YAML
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -53,10 +56,16 @@ bench: $(VENV)/.test ## measure and print the figures beside their targets
 	@$(BIN)/python -m benchmarks.startup
 	@$(BIN)/python -m benchmarks.decide
 	@$(BIN)/python -m benchmarks.run_overhead
+	@$(BIN)/python -m benchmarks.load
+	@$(BIN)/python -m benchmarks.batching
+	@$(BIN)/python -m benchmarks.hybrid
 	@$(BIN)/python -m benchmarks.workloads
+
+fuzz: $(VENV)/.test ## try generated frames, tasks and policies for SECONDS (120) in all, beyond what the tests do
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),120)
 
 coverage: $(VENV)/.test ## run all tests with coverage
 	@$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
 clean: ## remove the environment, the demo's state and caches
-	@rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	@rm -rf $(VENV) .demo .fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

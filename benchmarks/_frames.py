@@ -17,7 +17,7 @@ _CHUNK = 1 << 16
 def open_raw(daemon: PrivateDaemon) -> socket.socket:
     """A connection that has said hello and is otherwise left to the caller."""
     connection = core.open_socket(daemon.socket)
-    connection.sendall(core.hello_frame("benchmark", table=False))
+    connection.sendall(core.hello_frame(core.hello("benchmark", table=False)))
     _read_frame(connection)
     return connection
 

@@ -79,6 +79,10 @@ class PrivateDaemon:
         assert self._process is not None
         return psutil.Process(self._process.pid)
 
+    def set(self, name: str, value: object) -> None:
+        """Give a setting that is known only now; it holds from the next start on."""
+        self._env[f"ROUTERD_{name.upper()}"] = str(value)
+
     def start(self) -> float:
         """Start the process; returns the ``perf_counter`` of that moment."""
         with self.log.open("ab") as log:
@@ -119,9 +123,14 @@ class PrivateDaemon:
 
 
 class Options:
-    """The command line that all benchmarks share."""
+    """The command line that all benchmarks share. ``add`` may add a benchmark's own arguments, which are then in ``own``."""
 
-    def __init__(self, description: str, arguments: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        description: str,
+        arguments: Sequence[str] | None = None,
+        add: Callable[[argparse.ArgumentParser], None] = lambda _parser: None,
+    ) -> None:
         parser = argparse.ArgumentParser(description=description)
         parser.add_argument("--quick", action="store_true", help="few repetitions: checks that it works, not how fast")
         parser.add_argument(
@@ -132,7 +141,8 @@ class Options:
         parser.add_argument(
             "--update", type=Path, metavar="FILE", help="replace the benchmark's table in this Markdown file"
         )
-        given = parser.parse_args(arguments)
+        add(parser)
+        given = self.own = parser.parse_args(arguments)
         self.quick: bool = given.quick
         self.awake: bool = given.awake
         self.json: Path | None = given.json

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from benchmarks._harness import Options, machine
 
@@ -87,9 +88,22 @@ class Comparison:
         )
 
 
-def publish(
-    name: str, figures: Sequence[Figure] | Sequence[Comparison], conditions: Mapping[str, str], options: Options
-) -> None:
+class Row(Protocol):
+    """One line of a report: a frozen dataclass with these."""
+
+    HEADINGS: tuple[str, ...]
+
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def verdict(self) -> str: ...
+
+    @property
+    def cells(self) -> tuple[str, ...]: ...
+
+
+def publish(name: str, figures: Sequence[Row], conditions: Mapping[str, str], options: Options) -> None:
     """Print the report and write it wherever the command line says."""
     about = {**machine(), **conditions}
     if options.quick:
@@ -103,11 +117,11 @@ def publish(
         _replace(options.update, name, _as_markdown(figures, about))
 
 
-def _headings(figures: Sequence[Figure] | Sequence[Comparison]) -> tuple[str, ...]:
+def _headings(figures: Sequence[Row]) -> tuple[str, ...]:
     return figures[0].HEADINGS if figures else Figure.HEADINGS
 
 
-def _as_text(name: str, figures: Sequence[Figure] | Sequence[Comparison], about: Mapping[str, str]) -> str:
+def _as_text(name: str, figures: Sequence[Row], about: Mapping[str, str]) -> str:
     headings = _headings(figures)
     rows = [headings, *(figure.cells for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
@@ -122,7 +136,7 @@ def _as_text(name: str, figures: Sequence[Figure] | Sequence[Comparison], about:
     return "\n".join(lines) + "\n"
 
 
-def _as_markdown(figures: Sequence[Figure] | Sequence[Comparison], about: Mapping[str, str]) -> str:
+def _as_markdown(figures: Sequence[Row], about: Mapping[str, str]) -> str:
     headings = _headings(figures)
     lines = ["| " + " | ".join(headings) + " |", "|---|" + "--:|" * (len(headings) - 2) + "---|"]
     lines += ["| " + " | ".join(figure.cells) + " |" for figure in figures]

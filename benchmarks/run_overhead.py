@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ import numpy as np
 from benchmarks._harness import MICROSECOND, Options, PrivateDaemon, Subject, interleave, over_blocks, quiet_machine
 from benchmarks._peers import ask_relay, product, relay
 from benchmarks._report import Figure, publish
+from benchmarks.peers import Missing
+from benchmarks.peers.services import Service, all_services
 from routerd.client import Router
 
 MEDIAN_MICROSECONDS = 40.0
@@ -42,6 +45,7 @@ def main() -> None:
             relay(1, _REQUEST_BYTES, _REPLY_BYTES) as (small_relay, _one),
             spawn.Pool(1) as pool,
             ProcessPoolExecutor(1, mp_context=spawn) as executor,
+            all_services() as found_services,
         ):
             a, b, small = router.empty((_ROWS, 1)), np.full((1, 1), 2.0), np.eye(_SMALL)
             a[:] = relayed[:] = 1.5
@@ -57,6 +61,10 @@ def main() -> None:
                 "pool, small": _beyond(lambda: pool.apply(product, (small, small))[1]),
                 "executor, small": _beyond(lambda: executor.submit(product, small, small).result()[1]),
             }
+            services = [one for one in found_services if isinstance(one, Service)]
+            for service in services:
+                subjects[f"{service.name}, large"] = _beyond(partial(_multiply, service, a, b))
+                subjects[f"{service.name}, small"] = _beyond(partial(_multiply, service, small, small))
             interleave(subjects, blocks=0, calls=1)  # the pools' processes start and import with their first call
             with quiet_machine(options) as conditions:
                 found = interleave(subjects, blocks=blocks, calls=calls)
@@ -65,16 +73,19 @@ def main() -> None:
         *_figures("run, 4 MB in and out", found["run, large"], found["relay, large"], MEDIAN_MICROSECONDS),
         *_figures("peer: multiprocessing.Pool.apply, 4 MB", found["pool, large"], found["relay, large"]),
         *_figures("peer: ProcessPoolExecutor, 4 MB", found["executor, large"], found["relay, large"]),
+        *_service_figures(services, "large", "4 MB", found),
         *_figures("floor: bare relay, 4 MB", found["relay, large"]),
         *_figures(f"run, {_SMALL}×{_SMALL}", found["run, small"], found["relay, small"]),
         *_figures(f"run where it is placed, {_SMALL}×{_SMALL}", found["placed, small"], found["relay, small"]),
         *_figures(f"peer: multiprocessing.Pool.apply, {_SMALL}×{_SMALL}", found["pool, small"], found["relay, small"]),
         *_figures(f"peer: ProcessPoolExecutor, {_SMALL}×{_SMALL}", found["executor, small"], found["relay, small"]),
+        *_service_figures(services, "small", f"{_SMALL}×{_SMALL}", found),
         *_figures("floor: bare relay, 1×1", found["relay, small"]),
     ]
-    publish(
-        "run_overhead", figures, {**conditions, "blocks": f"{blocks} of {calls} calls", "placed on": placed}, options
-    )
+    conditions |= {"blocks": f"{blocks} of {calls} calls", "placed on": placed}
+    conditions["peers"] = ", ".join(service.software for service in services) or "none installed"
+    conditions |= {f"{one.name} not measured": one.reason for one in found_services if isinstance(one, Missing)}
+    publish("run_overhead", figures, conditions, options)
 
 
 def _run(router: Router, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
@@ -85,6 +96,17 @@ def _run(router: Router, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> fl
 def _run_anywhere(router: Router, small: np.ndarray[Any, Any]) -> float:
     """As a user would ask."""
     return router.run("linalg.gemm", a=small, b=small).timing.kernel_seconds
+
+
+def _multiply(service: Service, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+    return service.multiply(a, b)[1]
+
+
+def _service_figures(
+    services: Sequence[Service], size: str, words: str, found: Mapping[str, list[list[float]]]
+) -> Iterator[Figure]:
+    for service in services:
+        yield from _figures(f"peer: {service.name}, {words}", found[f"{service.name}, {size}"], found[f"relay, {size}"])
 
 
 def _beyond(call: Callable[[], float]) -> Subject:

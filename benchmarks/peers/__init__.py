@@ -32,10 +32,10 @@ class Missing:
     reason: str
 
 
-def missing(name: str, *modules: str) -> Missing | None:
-    """The peer as missing if any of the modules that it needs is not installed."""
+def missing(name: str, *modules: str, extra: str = "peers") -> Missing | None:
+    """The peer as missing if any of the modules that it needs is not installed; ``extra`` of routerd installs them."""
     absent = [module for module in modules if find_spec(module) is None]
-    return Missing(name, f"{', '.join(absent)} not installed; pip install 'routerd[peers]'") if absent else None
+    return Missing(name, f"{', '.join(absent)} not installed; pip install 'routerd[{extra}]'") if absent else None
 
 
 def versions(*packages: str) -> str:

@@ -39,14 +39,15 @@ def peer() -> Iterator[Peer | Missing]:
         path = Path(directory) / "http.sock"
         process = subprocess.Popen([sys.executable, "-m", __name__, str(path)])
         try:
-            with _connect(path, process) as connection:
+            with connect(path, process) as connection:
                 yield Peer(_NAME, lambda question: _ask(connection, question), versions("fastapi", "uvicorn", parser))
         finally:
             process.terminate()
             process.wait()
 
 
-def _connect(path: Path, process: subprocess.Popen[bytes]) -> socket.socket:
+def connect(path: Path, process: subprocess.Popen[bytes]) -> socket.socket:
+    """A connection to a peer that may still be starting. Raises ``SystemExit`` if it ended or takes too long."""
     deadline = time.monotonic() + _START_SECONDS
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
