@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import resource
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -66,8 +68,11 @@ def open_descriptors(daemon: DaemonProcess) -> int:
 def may_open(daemon: DaemonProcess, more: int) -> Iterator[None]:
     """The daemon may open so many descriptors more than it has now; its workers are not limited."""
     before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-    open_now = open_descriptors(daemon)
-    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (open_now + more, before[1]))
+    taken = set.intersection(*({int(path.name) for path in Path(f"/proc/{daemon.pid}/fd").iterdir()} for _ in range(5)))
+    free = (
+        number for number in itertools.count() if number not in taken
+    )  # the limit is one of numbers, not of how many
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (next(itertools.islice(free, more, None)), before[1]))
     try:
         yield
     finally:
