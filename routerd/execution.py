@@ -7,6 +7,7 @@ the policy's constraints have filtered: a fallback cannot escape them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -98,29 +99,34 @@ class Executor:
 
     async def _next(self, course: _Course) -> Candidate:
         """The first candidate that can take the task now; waits for one that is likely to be back soon."""
-        try:
+        found = self._free(course)
+        if found is not None:  # the usual case, which needs no timer
+            return found
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(course.patience_seconds):
-                while True:
-                    found = next((one for one in course.candidates if not self._objection(course, one)), None)
-                    if found is not None:
-                        self._pass_over(course, found)
-                        return found
-                    if not any(self._may_recover(course, one) for one in course.candidates):
-                        break
+                while any(self._may_recover(course, one) for one in course.candidates):
                     await self._fleet.moved()
-        except TimeoutError:
-            pass
+                    found = self._free(course)
+                    if found is not None:
+                        return found
         objections = [f"{one.backend}: {self._objection(course, one)}" for one in course.candidates]
         words = "; ".join(dict.fromkeys((*course.reasons, *objections)))
         if course.is_late():
             raise TaskTimeout(f"{course.workload} passed its deadline while it waited for a backend: {words}")
         raise Unavailable(words)
 
-    def _pass_over(self, course: _Course, found: Candidate) -> None:
-        """Say of every candidate before this one why it is not taken, unless that is said already."""
-        for one in course.candidates[: course.candidates.index(found)]:
-            if not any(reason.startswith(f"{one.backend}: ") for reason in course.reasons):
-                course.reasons.append(f"{one.backend}: {self._objection(course, one)}")
+    def _free(self, course: _Course) -> Candidate | None:
+        """The first candidate that nothing is said against now; of those before it, it is noted why they are not taken."""
+        passed_over: list[tuple[str, str]] = []
+        for one in course.candidates:
+            objection = self._objection(course, one)
+            if objection is None:
+                for backend, reason in passed_over:
+                    if not any(known.startswith(f"{backend}: ") for known in course.reasons):
+                        course.reasons.append(f"{backend}: {reason}")
+                return one
+            passed_over.append((one.backend, objection))
+        return None
 
     def _objection(self, course: _Course, candidate: Candidate) -> str | None:
         if candidate.members:
@@ -247,8 +253,7 @@ class Executor:
                 await self._blame(course, backend, why, segments)
             else:
                 course.suspects.append((backend, why.message))
-            if not self._may_leave(backend):
-                course.candidates = [one for one in course.candidates if one.device_kind == backend.spec.device_kind]
+            self._confine(course, backend)
         fallback = course.fallback
         tried_enough = course.failures >= fallback.max_attempts or not course.candidates
         if course.is_late() or _cause(error) not in fallback.on or tried_enough:
@@ -280,8 +285,8 @@ class Executor:
             self.reruns += 1
             if _cause(error) not in course.fallback.on:  # not to be tried elsewhere, and not tried here yet
                 course.candidates = [one for one in course.candidates if one.backend == backend.spec.name]
-            elif not self._may_leave(backend):
-                course.candidates = [one for one in course.candidates if one.device_kind == backend.spec.device_kind]
+            else:
+                self._confine(course, backend)
             if course.displaced <= _MOST_DISPLACED and not course.is_late():
                 return
         else:
@@ -306,8 +311,7 @@ class Executor:
             return False
         here = [one for one in course.candidates if one.backend == backend.spec.name]
         course.candidates = [one for one in course.candidates if one.backend != backend.spec.name]
-        if not self._may_leave(backend):
-            course.candidates = [one for one in course.candidates if one.device_kind == backend.spec.device_kind]
+        self._confine(course, backend)
         if "worker" in error.detail:  # the restarted process may do what the others cannot
             course.candidates += here
         return bool(course.candidates)
@@ -351,11 +355,12 @@ class Executor:
             self._on_change(pair.workload)
             self.on_failure()
 
-    def _may_leave(self, backend: BackendState) -> bool:
+    def _confine(self, course: _Course, backend: BackendState) -> None:
+        """Keep the task on the kind of device that it has failed on, where the flags forbid to leave that."""
         kind = backend.spec.device_kind
-        if kind in GPU_KINDS:
-            return bool(self._flags["GPU_FALLBACK_ENABLED"])
-        return bool(self._flags["NEURAL_ENGINE_FALLBACK"]) if kind == "neural_engine" else True
+        flag = "GPU_FALLBACK_ENABLED" if kind in GPU_KINDS else "NEURAL_ENGINE_FALLBACK"
+        if (kind in GPU_KINDS or kind == "neural_engine") and not self._flags[flag]:
+            course.candidates = [one for one in course.candidates if one.device_kind == kind]
 
 
 class _Course:

@@ -41,7 +41,7 @@ from routerd.store import Store
 from routerd.table import DecisionTable
 from routerd.worker.fleet import Fleet
 
-_MOST_RECORDS = 10_000  # of one answer: more would pass any limit of a reply, and be read for nothing
+_MOST_RECORDS = 10_000  # of one answer: what is read beyond a reply's limit is read for nothing
 
 
 class Attached(NamedTuple):

@@ -20,9 +20,8 @@ from routerd.worker.queue import NOBODY, Answer, Job, JobQueue, Joinable, Make
 _log = get_logger("worker")
 
 _DEPTH = 2  # tiny jobs handed to the process: one runs, one waits in its socket so that it never idles between them
-_PIPELINED_SECONDS = (
-    500e-6  # what two such jobs take at most: for longer ones the gap is small, and the queue is fairer
-)
+_PIPELINED_SECONDS = 500e-6  # what two such jobs take at most; beside longer ones the gap is small, and what is handed
+# over can no longer be overtaken
 _TICK_SECONDS = 1e-3  # what the event loop's timers can tell apart
 _NO_DESCRIPTORS = (
     "the daemon has no descriptor left for the segment of the result (Too many open files); free segments, or raise the "

@@ -194,7 +194,9 @@ class JobQueue:
             self._now = max(self._now, job.start)
             self._leave(job)
             following = self.peek()
-            if following is not None:
+            if (
+                following is not None and following.start <= self._now
+            ):  # only its priority holds it back: it comes nearer
                 self._now = max(self._now, min(self._now + job.seconds, following.order[0]))
         return job
 

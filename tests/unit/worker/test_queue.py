@@ -127,6 +127,16 @@ class TestFairness:
                 largest = max(backlogs[one.client - 1]) + max(backlogs[other - 1])
                 assert abs(given_seconds[one.client] - given_seconds[other]) <= largest + 1e-9
 
+    @pytest.mark.parametrize("served", [1, 2, 30, 62])
+    def test_a_newcomer_is_next_when_one_job_of_a_long_queue_is_under_way(self, served):
+        """What runs is waited for, and nothing more of that client's."""
+        queue = queue_of(*(job(client=1) for _ in range(64)))
+        for _ in range(served):
+            queue.pop()
+        mine = job(client=2)
+        queue.push(mine)
+        assert queue.pop() is mine
+
     def test_who_comes_again_and_again_gains_nothing_over_who_queues_all_at_once(self):
         queue = queue_of(*(job(1) for _ in range(10)))
         order = []
