@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from functools import lru_cache
 from statistics import median
 from typing import Final
 
@@ -93,6 +94,7 @@ def best_members(curve: Curve, work: float, most: int = MOST_MEMBERS, *, sizes: 
     return likely if sizes is None or not sizes.known else sizes.best(most, likely)
 
 
+@lru_cache(maxsize=1024)  # asked of every task, and the same for most
 def _likely_members(curve: Curve, work: float, most: int) -> int:
     """The best number as the curve has it."""
     alone = curve.predict(work).seconds

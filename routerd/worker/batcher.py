@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from routerd.costs.batching import Arrivals, Batch, Sizes, best_members, delay_seconds
+from routerd.costs.batching import MOST_DELAY_SECONDS, Arrivals, Batch, Sizes, best_members, delay_seconds
 from routerd.memory import MAX_DESCRIPTORS
 from routerd.outbox import close_all
 from routerd.worker import messages
@@ -74,7 +74,9 @@ class Batcher:
 
     def gather(self, job: Job, *, idle: bool) -> Sequence[Job]:
         """The jobs that run now, as one, with a job that was taken from the queue; none if they wait for more."""
-        if job.joinable is None or not self._enabled or not self._kind_of(job.joinable).arrivals.joinable():
+        if job.joinable is None or not self._enabled or self._is_lonely(job, job.joinable, idle=idle):
+            return [job]
+        if not self._kind_of(job.joinable).arrivals.joinable():
             return [job]
         now = self._clock()
         batch, members = self._batch(job, job.joinable, now)
@@ -91,6 +93,12 @@ class Batcher:
         if len(members) == 1 and job.waited:
             self._kind_of(job.joinable).arrivals.waited(now - job.queued_at)
         return members
+
+    def _is_lonely(self, job: Job, first: Joinable, *, idle: bool) -> bool:
+        """Whether there is plainly nobody to join, now or soon: told without asking the curve, as most tasks of one client are."""
+        if self._queue or job.waited or first.key in self._held:
+            return False
+        return not idle or self._kind_of(first).arrivals.interval_seconds() > MOST_DELAY_SECONDS
 
     def expects_company(self, job: Job, seconds: float) -> bool:
         """Whether another job like this is likely to come within this time, so that it is better not handed over alone."""
