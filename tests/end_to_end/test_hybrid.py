@@ -244,8 +244,8 @@ class TestSurviving:
         results = []
         running = threading.Thread(target=lambda: results.append(run(router, example)))  # half a second
         running.start()
-        worker = f"cluster/{victim}"
-        wait_until(lambda: worker_of(watcher, worker)["queue_seconds"] > 0.0)
+        worker, both = f"cluster/{victim}", ("cluster/free_one", "cluster/free_two")
+        wait_until(lambda: all(worker_of(watcher, one)["queue_seconds"] > 0.0 for one in both))  # one may be warming up
         os.kill(worker_of(watcher, worker)["pid"], signal.SIGKILL)
         running.join(timeout=30.0)
         (result,) = results
