@@ -12,6 +12,7 @@ from routerd.calibrator import Calibrator
 from routerd.decisions import DecisionCache
 from routerd.facts import FactSource
 from routerd.flags import Flags
+from routerd.heap import TIDY_SECONDS, system_trim
 from routerd.logs import get_logger
 from routerd.methods import Method, method_table
 from routerd.model_keeper import ModelKeeper
@@ -109,6 +110,8 @@ class Daemon:
             self._server.listen(methods, self._table)
             self._calibrator.start()
             _settle_memory()
+            self._trim = system_trim()
+            self._tidy_later()
             _log.info("serving", socket=str(self._settings.socket), pid=os.getpid())
             await self._stopped.wait()
             _log.info("draining", in_flight=self._server.in_flight)
@@ -123,6 +126,13 @@ class Daemon:
             self._server.close()
             await self._fleet.stop(2.0)
             _log.info("stopped")
+
+    def _tidy_later(self) -> None:
+        asyncio.get_running_loop().call_later(TIDY_SECONDS, self._tidy)
+
+    def _tidy(self) -> None:
+        self._trim()
+        self._tidy_later()
 
     async def _calibrate(self, params: Calibrate) -> dict[str, object]:
         names = [self._router.workload(name).name for name in params.workloads]

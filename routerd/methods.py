@@ -157,6 +157,7 @@ class _Work:
             attached, repeatable = await self._execute(session, request)
         finally:
             self._ledger.end(key, task, repeatable)
+            del task  # a cancelled task keeps its exception, which keeps this frame: without the name it is no ring
         return attached
 
     async def _execute(self, session: Session, request: Run) -> tuple[Attached, bytes | None]:

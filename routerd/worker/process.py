@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import gc
 import importlib
 import os
 import resource
@@ -22,6 +21,7 @@ from routerd.memory import Arrivals, receive, send
 from routerd.protocol import FrameBuffer, SegmentInfo, encode_frame
 from routerd.worker import messages
 from routerd.worker.host import Host
+from routerd.worker.housekeeping import Housekeeping
 from routerd.workloads import builtin_workloads
 
 _CHUNK = 1 << 16  # the allocator maps larger buffers afresh for every call, which costs more than the call
@@ -39,15 +39,16 @@ def main() -> None:
     workloads = _workloads(arguments.workload_module)
     host = Host(workloads, incarnation=arguments.incarnation, inline_bytes=arguments.inline_bytes)
     connection = socket.socket(fileno=arguments.fd)
-    gc.freeze()
+    housekeeping = Housekeeping()
+    housekeeping.settle()
     try:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the daemon is gone: nobody wants the answer
-            _serve(connection, host)
+            _serve(connection, host, housekeeping)
     finally:
         host.close()
 
 
-def _serve(connection: socket.socket, host: Host) -> None:
+def _serve(connection: socket.socket, host: Host, housekeeping: Housekeeping) -> None:
     frames = FrameBuffer(_MAX_FRAME)
     arrivals = Arrivals()
     while True:
@@ -61,6 +62,10 @@ def _serve(connection: socket.socket, host: Host) -> None:
             outcome = host.handle(job)
             if outcome is not None:
                 _answer(connection, host, outcome)
+            if isinstance(job, messages.Load):
+                housekeeping.settle()
+            del job, outcome  # they keep arrays
+        housekeeping.between_jobs()
 
 
 def _attach(host: Host, segments: Sequence[SegmentInfo], arrivals: Arrivals) -> None:
