@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Sequence
 from msgspec import MsgspecError, msgpack
 
 from routerd.costs.fingerprint import fingerprint, kernel_digest
-from routerd.costs.timing import Timed, sizes
-from routerd.errors import RouterdError, Unavailable, WorkerCrashed
+from routerd.costs.timing import Request, Timed, sizes
+from routerd.errors import OutOfMemory, RouterdError, Unavailable, WorkerCrashed
 from routerd.interfaces import CONTRACT_BACKEND, HYBRID_BACKEND, Workload
 from routerd.logs import get_logger
 from routerd.store import Store
@@ -325,12 +325,22 @@ class Calibrator:
         request = next(series)
         while True:
             await asyncio.sleep(request.pause_seconds)
-            measured = await self._measure(backend, workload, request.work, request.expected_seconds)
+            timed = await self._timed(backend, workload, request)
             try:
-                request = series.send(Timed(measured.work, measured.seconds))
+                request = series.send(timed)
             except StopIteration as done:
                 pair.model.calibrate(done.value)
                 return
+
+    async def _timed(self, backend: BackendState, workload: Workload, request: Request) -> Timed | None:
+        """``None``: the device has no memory for an example of this size, but it has for smaller ones."""
+        try:
+            measured = await self._measure(backend, workload, request.work, request.expected_seconds)
+        except OutOfMemory:
+            if request.work <= workload.work_range[0]:
+                raise
+            return None
+        return Timed(measured.work, measured.seconds)
 
     async def _warm_up(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
         """Let the pair's first task since the worker's start be one that nobody waits for."""

@@ -56,7 +56,13 @@ class Daemon:
                 self._fleet, flags.as_mapping(), self._registry.sensors, device_watts=settings.device_watts
             )
             releases = Releases(self._fleet)
-            planner = Planner(self._fleet, flags, power=facts.power, in_process_seconds=settings.in_process_seconds)
+            planner = Planner(
+                self._fleet,
+                flags,
+                power=facts.power,
+                free_bytes=facts.free_bytes,
+                in_process_seconds=settings.in_process_seconds,
+            )
             self._router = Router(self._fleet, store, flags, facts, policies.load_first(), releases, planner)
             policies.attach(self._router)
             self._calibrator = Calibrator(

@@ -2,7 +2,7 @@
 
 The answer to a question is kept, encoded, under the bytes of the question and who asks. Any change of policy, model or
 backend moves the router's ``epoch``, any change of time or hardware that the policy looks at gives new ambient facts, and
-either empties the cache. While workers have work, predictions hold their queues and nothing is answered from it. Each
+either empties the cache. What depends on the memory that a device has free is decided afresh. While workers have work, predictions hold their queues and nothing is answered from it. Each
 answer still gets an id of its own.
 """
 
@@ -63,7 +63,7 @@ class DecisionCache:
         record = record_of(plan, session, wanted, "decide")
         router.recorder.decided(record, wanted)
         encoded = encode(plan.decision)
-        if router.idle and len(key[1]) <= _LONGEST_BYTES:
+        if router.idle and len(key[1]) <= _LONGEST_BYTES and not router.planner.memory.matters(plan.task):
             if len(self._entries) >= _ENTRIES:
                 self._entries.clear()
             before, _, after = encoded.partition(record.decision_id.encode())

@@ -168,6 +168,7 @@ class Executor:
                 tuple(segment.info for segment in fresh),
                 session.take_reusable(worker.incarnation),
                 frozen,
+                candidate.pieces,
             )
             return message, [segment.descriptor for segment in fresh]
 
@@ -181,7 +182,7 @@ class Executor:
             limit=worker.hang_seconds(predicted) if timed else None,
             client=session.number,
             expires_at=None if deadline is None else started + deadline,
-            joinable=None if course.alone else self._joinable(task, backend),
+            joinable=None if course.alone or candidate.pieces > 1 else self._joinable(task, backend),
         )
         if deadline is None:
             return await asked

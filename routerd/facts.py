@@ -104,6 +104,11 @@ class FactSource:
         reading = self._readings().get(f"hardware.{kind}.watts")
         return float(reading) if isinstance(reading, int | float) and 0.0 < reading < math.inf else None
 
+    def free_bytes(self, kind: str) -> float | None:
+        """Bytes free on a device kind now, as a sensor reads them; ``None`` where none does."""
+        reading = self._readings().get(f"hardware.{kind}.free_bytes")
+        return float(reading) if isinstance(reading, int | float) and 0.0 <= reading < math.inf else None
+
     def power(self) -> tuple[Mapping[str, float], str]:
         """Watts by device kind, and in words where they are from: a sensor's reading, or else the settings.
 

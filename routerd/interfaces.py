@@ -272,11 +272,15 @@ class BackendSpec:
 
 
 class Execution(NamedTuple):
-    """What a backend's ``execute`` gives: host arrays, and where the seconds went."""
+    """What a backend's ``execute`` gives: host arrays, where the seconds went, and what memory of the device it took.
+
+    ``device_bytes`` is the most that the task held on the device at a time; 0 where the backend cannot tell.
+    """
 
     outputs: dict[str, Any]
     transfer_seconds: float
     kernel_seconds: float
+    device_bytes: int = 0
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple, TypeAlias
 
 from routerd.costs.choice import Preference
+from routerd.device_memory import DeviceMemory, FreeBytes
 from routerd.flags import Flags
 from routerd.interfaces import CONTRACT_BACKEND, IN_PROCESS_BACKEND
 from routerd.policy import CompiledPolicy, Policy, Verdict
@@ -67,9 +68,11 @@ class Planner:
         flags: Flags,
         *,
         power: Power = lambda: ({}, ""),
+        free_bytes: FreeBytes = lambda _kind: None,
         in_process_seconds: float = 0.0,
     ) -> None:
         self._fleet = fleet
+        self.memory = DeviceMemory(fleet, free_bytes)
         self._flags = flags
         self._power = power
         self._in_process_seconds = in_process_seconds
@@ -91,7 +94,14 @@ class Planner:
         large = max(task.work, task.nbytes // 8) >= int(self._flags["LARGE_DATA_THRESHOLD"] or 0)
         ground = self.ground(task.workload, task.tolerance, verdict, active, in_process=in_process, large=large)
         queues = self._fleet.queues(client)
-        return decide(ground, task.work, decision_id, queues=queues, deadline_seconds=task.deadline_seconds)
+        return decide(
+            ground,
+            task.work,
+            decision_id,
+            queues=queues,
+            deadline_seconds=task.deadline_seconds,
+            fits=self.memory.fits(task),
+        )
 
     def ground(
         self,

@@ -33,6 +33,7 @@ from routerd.protocol import Ask, SegmentInfo
 from routerd.recorder import Recorder
 from routerd.releases import Releases
 from routerd.routing.exploration import Explorer, tried_elsewhere
+from routerd.routing.ground import FITS_BYTES
 from routerd.session import Session
 from routerd.store import Store
 from routerd.types import Placed, Result, Task, Timing
@@ -271,6 +272,9 @@ class Router:
         if pair is None:  # the model went meanwhile
             return
         ran = next(one for one in plan.ranking if one.backend == backend.spec.name)
+        outcome = answer.outcome
+        if outcome.device_bytes and plan.task.nbytes > FITS_BYTES and together is None:
+            pair.note_footprint(plan.task.nbytes / ran.pieces, outcome.device_bytes)
         if ran.cold_seconds:
             backend.note_warm(pair)
             self.changed(workload)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from routerd.device_memory import LIMITED_KINDS
 from routerd.errors import Unavailable, UnknownModel, UnknownWorkload
 from routerd.interfaces import HYBRID_BACKEND, IN_PROCESS_BACKEND
 from routerd.logs import get_logger
@@ -22,7 +23,7 @@ from routerd.protocol import Locate, Located
 from routerd.router import Router
 from routerd.routing import entry as entries
 from routerd.routing.entry import ASK, NOT_KNOWN, Entry, Plane, spans_of
-from routerd.routing.ground import Ground
+from routerd.routing.ground import FITS_BYTES, Ground
 from routerd.routing.slots import BEAT_SECONDS, SIZE, SLOTS, SlotWriter
 from routerd.session import Session
 from routerd.types import Task
@@ -232,6 +233,7 @@ class DecisionTable:
             sizes=sizes,
             planes=tuple(planes),
             grounds=tuple(grounds),
+            most_bytes=FITS_BYTES if _limited(grounds) else None,
         )
 
     def _decided(self, held: _Slot, unknown: frozenset[str]) -> bool:
@@ -275,6 +277,11 @@ class DecisionTable:
 
     def _lasting(self, ambient: Mapping[str, Any]) -> Mapping[str, Any]:
         return {name: value for name, value in ambient.items() if not _is_fleeting(name)}
+
+
+def _limited(grounds: Sequence[Ground]) -> bool:
+    """Whether a large task may not fit somewhere."""
+    return any(offer.device_kind in LIMITED_KINDS for ground in grounds for offer in ground.offers)
 
 
 def _is_fleeting(fact: str) -> bool:

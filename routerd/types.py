@@ -73,7 +73,8 @@ class Candidate(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``predicted_seconds`` is the sum of the wait in the queue, the way there and back (transfer), what a first task costs on
     top (cold) and the service; only the last is uncertain, by ``log_sigma``. ``members`` are the backends that would share the
-    task, where it is ``hybrid``.
+    task, where it is ``hybrid``; ``pieces`` is how many parts run one after the other, where the device has no memory for the
+    whole.
     """
 
     backend: str
@@ -86,6 +87,7 @@ class Candidate(Struct, frozen=True, forbid_unknown_fields=True):
     error: float
     cold_seconds: float = 0.0
     members: tuple[str, ...] = ()
+    pieces: int = 1
 
 
 class Rejection(Struct, frozen=True, forbid_unknown_fields=True):

@@ -36,10 +36,10 @@ class Request(NamedTuple):
     pause_seconds: float = 0.0
 
 
-def sizes(work_range: tuple[float, float], run_seconds: float) -> Generator[Request, Timed, list[Point]]:
+def sizes(work_range: tuple[float, float], run_seconds: float) -> Generator[Request, Timed | None, list[Point]]:
     """Ask for timings from the smallest size up to the last whose run is expected to take no longer than ``run_seconds``.
 
-    Returns the calibrated points. Raises ``ExecutionError`` for times that no clock can have meant.
+    ``None`` in place of a timing, for any but the smallest, says that there is no memory for it; then it was the last. Returns the calibrated points. Raises ``ExecutionError`` for times that no clock can have meant.
     """
     low, high = work_range
     points: list[Point] = []
@@ -47,11 +47,15 @@ def sizes(work_range: tuple[float, float], run_seconds: float) -> Generator[Requ
     for step in range(SIZES):
         work = low * (high / low) ** (step / (SIZES - 1))
         timed = yield Request(work, expected)
+        if timed is None:
+            break
         confirmed = 0
         for pause in _LOOK_AGAIN_SECONDS:
             if not points or not doubtful(points[-1], point_of(timed)) or confirmed == _CONFIRMED:
                 break
             again = yield Request(work, expected, pause)
+            if again is None:
+                break
             confirmed += point_of(again).seconds > point_of(timed).seconds / _AGREEMENT
             timed = min(timed, again, key=lambda one: point_of(one).seconds)
         points.append(point_of(timed))
@@ -62,7 +66,7 @@ def sizes(work_range: tuple[float, float], run_seconds: float) -> Generator[Requ
     return undisturbed(points)
 
 
-def drive(series: Generator[Request, Timed, list[Point]], measure: Callable[[Request], Timed]) -> list[Point]:
+def drive(series: Generator[Request, Timed | None, list[Point]], measure: Callable[[Request], Timed]) -> list[Point]:
     """Answer every request of :func:`sizes` at once; the points that come of it."""
     request = next(series)
     while True:

@@ -54,7 +54,8 @@ class Plane(Struct, frozen=True, array_like=True):
 class Entry(Struct, frozen=True, array_like=True):
     """``batches`` and ``sizes`` are where the pieces of batch and of bytes start, as the policy tells them apart.
 
-    They are empty where it makes no difference whether these are known.
+    They are empty where it makes no difference whether these are known. Of tasks of more than ``most_bytes`` the entry says
+    nothing, as they may not fit on a device.
     """
 
     client_class: str
@@ -65,9 +66,12 @@ class Entry(Struct, frozen=True, array_like=True):
     sizes: tuple[float, ...]
     planes: tuple[Plane, ...]
     grounds: tuple[Ground, ...]
+    most_bytes: int | None = None
 
     def spans(self, batch: int | None = None, nbytes: int | None = None) -> tuple[Span, ...]:
         """The spans for a task of this batch and size (``None``, or 0 bytes: not known). None where the entry does not say."""
+        if self.most_bytes is not None and nbytes is not None and nbytes > self.most_bytes:
+            return ()
         place = (piece_of(self.batches, batch), piece_of(self.sizes, nbytes or None))
         for plane in self.planes:
             if (plane.batch, plane.nbytes) == place:

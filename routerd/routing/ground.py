@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +17,16 @@ from routerd.types import Candidate, Decision, Rejection
 
 #: Offers of this worker number wait in no queue: the caller runs them itself.
 NO_WORKER = -1
+
+#: Tasks up to this size fit on every device; nobody compares them with its memory.
+FITS_BYTES: Final = 1 << 20
+
+
+class Fit(NamedTuple):
+    """What becomes of a task that does not fit on a device: the pieces it runs in there (0: it cannot), and why."""
+
+    pieces: int
+    reason: str
 
 
 class Offer(Struct, frozen=True, array_like=True):
@@ -68,11 +79,12 @@ def decide(
     *,
     queues: Mapping[int, float] | None = None,
     deadline_seconds: float | None = None,
+    fits: Mapping[str, Fit] | None = None,
 ) -> tuple[Decision, tuple[Candidate, ...]]:
     """The decision about a task of this much work, and the candidates in the order to try them.
 
-    ``queues`` holds the seconds that new work waits for each worker; workers that are not in it are idle. Raises
-    ``NoCandidate`` if nothing may run the task.
+    ``queues`` holds the seconds that new work waits for each worker; workers that are not in it are idle. ``fits`` holds
+    the backends whose device has no memory for the whole task. Raises ``NoCandidate`` if nothing may run the task.
     """
     waits = queues or {}
     candidates: list[Candidate] = []
@@ -81,8 +93,14 @@ def decide(
         candidate = predict(offer, work, offer.wait_seconds(waits))
         if candidate.service_seconds > offer.limit_seconds:
             rejected = (*rejected, Rejection(offer.backend, _too_long(offer)))
-        else:
-            candidates.append(candidate)
+            continue
+        if fits:
+            fit = _fit(offer, fits)
+            if fit.pieces == 0:
+                rejected = (*rejected, Rejection(offer.backend, fit.reason))
+                continue
+            candidate = msgspec.structs.replace(candidate, pieces=fit.pieces)
+        candidates.append(candidate)
     if not candidates:
         raise NoCandidate(
             f"no backend may run {ground.workload}: "
@@ -115,7 +133,10 @@ def decide(
             choice,
             contract_seconds,
             rule=ground.rule.partition(" ")[0],
-            doubts=doubts_about({offer.backend: offer.curve for offer in ground.offers}, work),
+            doubts=[
+                *([fits[chosen.backend].reason] if fits and chosen.backend in fits else []),
+                *doubts_about({offer.backend: offer.curve for offer in ground.offers}, work),
+            ],
         ),
         fallbacks=choice.ranking[1:],
         rejected=rejected,
@@ -142,6 +163,14 @@ def predict(offer: Offer, work: float, queue_seconds: float) -> Candidate:
         cold_seconds=offer.cold_seconds,
         members=offer.members,
     )
+
+
+def _fit(offer: Offer, fits: Mapping[str, Fit]) -> Fit:
+    """Of a team each member has to have room for the whole, as nobody knows which share it will get."""
+    for member in offer.members:
+        if member in fits:
+            return Fit(0, f"{member} {fits[member].reason}")
+    return fits.get(offer.backend, Fit(1, ""))
 
 
 def _too_long(offer: Offer) -> str:

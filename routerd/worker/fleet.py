@@ -22,6 +22,8 @@ from routerd.worker.supervisor import Worker
 from routerd.worker.teams import Teams
 
 _LOAD_ATTEMPTS = 3
+_FOOTPRINT_PRIOR = 2.0  # inputs and outputs, and as much again for what the kernel keeps in between
+_FOOTPRINT_MEMORY = 0.9  # how much of a larger footprint is still believed after a smaller one
 
 State: TypeAlias = Literal["starting", "ready", "silent", "unavailable", "failed", "down"]
 
@@ -38,7 +40,8 @@ class Pair:
     """One backend on one workload: unsupported, unproved, proved or quarantined; and what it costs.
 
     ``absent`` is why a model that is known of the pair is not in its worker now; ``warm_in`` is the incarnation of the
-    worker in which it has run, so that its next task does not pay for a first one.
+    worker in which it has run, so that its next task does not pay for a first one; ``footprint`` is how many bytes of the
+    device's memory it needs for each byte of a large task.
     """
 
     def __init__(self, workload: str, unsupported: str | None) -> None:
@@ -51,6 +54,7 @@ class Pair:
         self.breaker = Breaker()
         self.used = 0
         self.warm_in = 0
+        self.footprint = _FOOTPRINT_PRIOR
 
     def objection(self) -> str | None:
         """Why the pair may not take a task of any tolerance, or ``None``."""
@@ -63,6 +67,10 @@ class Pair:
         if self.error is None:
             return "not yet proved on this machine"
         return self.breaker.objection()
+
+    def note_footprint(self, task_bytes: float, device_bytes: int) -> None:
+        """Learn from a task of this size what it held on the device; the larger of late ones counts."""
+        self.footprint = max(device_bytes / task_bytes, _FOOTPRINT_MEMORY * self.footprint)
 
     def knowledge(self) -> Knowledge:
         return Knowledge(self.error, self.quarantine, self.model.state())

@@ -25,6 +25,7 @@ from routerd.worker.constants import Constants
 from routerd.worker.joining import Means, execute_joined
 from routerd.worker.messages import Outcome
 from routerd.worker.parts import Parts
+from routerd.worker.pieces import execute_in_pieces
 from routerd.worker.segments import NOBODY, InputSegments, OutputSegment, OutputSegments, place
 from routerd.workloads.binding import dims_of, output_shape
 from routerd.workloads.content import check_content, relative_error, require_result
@@ -116,7 +117,12 @@ class Host:
                 contract = execute_kernel(reference, workload, params, example.arrays).outputs
                 started = perf_counter()
                 self._prepare(job.backend, workload)
-                outputs = backend.execute(workload, params, example.arrays, {}).outputs
+                try:
+                    outputs = backend.execute(workload, params, example.arrays, {}).outputs
+                except (OutOfMemory, MemoryError):
+                    if number == 0:
+                        raise
+                    return messages.Proved(job.id, worst, cold_seconds)  # tasks of this size go there in pieces at most
                 cold_seconds = cold_seconds or perf_counter() - started
                 worst = max(worst, relative_error(workload, outputs, contract))
         return messages.Proved(job.id, worst, cold_seconds)
@@ -130,7 +136,7 @@ class Host:
         begin = perf_counter()
         for repeat in range(messages.MEASURE_CALLS):
             started = perf_counter()
-            refs, _transfer, _kernel = self._run(job.backend, workload, params, example.arrays, dims, NOBODY)
+            refs, *_figures = self._run(job.backend, workload, params, example.arrays, dims, NOBODY)
             if repeat > 0:  # the first call warms caches and compiles
                 seconds.append(perf_counter() - started)
             self._release(refs)
@@ -145,10 +151,12 @@ class Host:
         workload = self._workload(job.workload)
         inputs = {name: self._inputs.view(name, ref) for name, ref in job.arrays.items()}
         known = self._constants.known_good(workload, job.arrays, job.frozen)
-        refs, transfer, kernel = self._run(job.backend, workload, job.params, inputs, job.dims, job.client, known)
+        refs, transfer, kernel, device_bytes = self._run(
+            job.backend, workload, job.params, inputs, job.dims, job.client, known, job.pieces
+        )
         self._constants.note_good(workload, job.arrays, job.frozen)
         created = tuple(segment.info for segment in self.created)
-        return messages.Executed(job.id, job.client, refs, transfer, kernel, created)
+        return messages.Executed(job.id, job.client, refs, transfer, kernel, created, device_bytes)
 
     def _execute_joined(self, job: messages.ExecuteJoined) -> messages.ExecutedJoined:
         for member in job.members:
@@ -211,8 +219,9 @@ class Host:
         dims: Mapping[str, int],
         client: int,
         known: Collection[str] = (),
-    ) -> tuple[dict[str, ArrayRef], float, float]:
-        """One task, from inputs to outputs placed for the client; seconds outside and inside the kernel.
+        pieces: int = 1,
+    ) -> tuple[dict[str, ArrayRef], float, float, int]:
+        """One task, from inputs to outputs placed for the client; seconds outside and inside the kernel; bytes on the device.
 
         The values of the inputs ``known`` were checked before.
         """
@@ -221,14 +230,21 @@ class Host:
         self._prepare(name, workload)
         destination = self._destination(workload, dims, client)
         try:
-            execution = self._backends[name].execute(workload, params, inputs, destination.arrays)
+            backend = self._backends[name]
+            if pieces > 1:
+                execution = execute_in_pieces(
+                    workload, params, inputs, pieces, lambda part, arrays: backend.execute(workload, part, arrays, {})
+                )
+            else:
+                execution = backend.execute(workload, params, inputs, destination.arrays)
             require_result(workload, execution.outputs, dims, name)
             refs = self._place(execution.outputs, destination, client)
         except BaseException:
             if destination.segment is not None:
                 self._abandon(client, destination.segment)
             raise
-        return refs, perf_counter() - started - execution.kernel_seconds, execution.kernel_seconds
+        kernel = execution.kernel_seconds
+        return refs, perf_counter() - started - kernel, kernel, execution.device_bytes
 
     def _prepare(self, name: str, workload: Workload) -> None:
         if (name, workload.name) not in self._prepared:

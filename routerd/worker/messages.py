@@ -48,7 +48,7 @@ class Execute(Struct, frozen=True, tag=True):
 
     ``attach`` names the segments whose descriptors come with this frame, ``recycle`` the output segments that the client
     no longer reads, so that they may carry its results. ``frozen`` are those of the task's segments whose content cannot
-    change any more: what was found out about it may be remembered.
+    change any more: what was found out about it may be remembered. In more than one of ``pieces`` it runs part by part.
     """
 
     id: int
@@ -62,6 +62,7 @@ class Execute(Struct, frozen=True, tag=True):
     attach: tuple[SegmentInfo, ...] = ()
     recycle: tuple[int, ...] = ()
     frozen: tuple[int, ...] = ()
+    pieces: int = 1
 
 
 class Member(Struct, frozen=True):
@@ -225,7 +226,10 @@ class Measured(Struct, frozen=True, tag=True):
 
 
 class Executed(Struct, frozen=True, tag=True):
-    """A result. ``created`` names the new output segments whose descriptors come with this frame."""
+    """A result. ``created`` names the new output segments whose descriptors come with this frame.
+
+    ``device_bytes`` is the most memory that the task, or a piece of it, held on the device; 0: not known.
+    """
 
     id: int
     client: int
@@ -233,6 +237,7 @@ class Executed(Struct, frozen=True, tag=True):
     transfer_seconds: float
     kernel_seconds: float
     created: tuple[SegmentInfo, ...] = ()
+    device_bytes: int = 0
 
 
 class Execution(Struct, frozen=True):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 from msgspec import structs
 
 from routerd.calibrator import Calibrator
 from routerd.costs.model import CostModel
-from routerd.errors import ExecutionError, StateUnwritable, Unavailable, WorkerCrashed
+from routerd.errors import ExecutionError, OutOfMemory, StateUnwritable, Unavailable, WorkerCrashed
 from routerd.worker import messages
 from routerd.worker.fleet import Pair
 from routerd.worker.queue import FOREGROUND, Answer
@@ -22,6 +23,7 @@ class Bench:
         self.worker = worker
         self.error = error
         self.asked = []
+        self.room = math.inf  # the most work whose example the device has memory for
         worker.ask = self.ask
 
     async def ask(self, make, *, seconds, priority=FOREGROUND, limit=None):
@@ -34,6 +36,8 @@ class Bench:
             if isinstance(self.error, Exception):
                 raise self.error
             return Answer(messages.Proved(1, self.error, 0.5), [], 0.0, 0.0)
+        if job.work > self.room:
+            raise OutOfMemory("no room for this example")
         return Answer(messages.Measured(1, job.work, (1e-9 * job.work, 1.1e-9 * job.work)), [], 0.0, 0.0)
 
     @property
@@ -94,6 +98,20 @@ def test_a_pair_is_proved_then_timed_over_its_range(fleet, benches, calibrate):
     assert pair.error == 1e-7
     assert pair.model.calibrated
     assert pair.model.predict(1e7).seconds == pytest.approx(1.05e-2, rel=0.1)
+
+
+def test_a_pair_is_timed_as_far_as_its_device_has_memory(fleet, benches, calibrate):
+    benches["metal.mlx"].room = 1e6
+    calibrate("linalg.gemm")
+    pair = fleet.backends["metal.mlx"].pairs["linalg.gemm"]
+    assert pair.quarantine is None
+    assert pair.model.calibrated
+
+
+def test_a_device_without_memory_for_the_smallest_example_is_of_no_use(fleet, benches, calibrate):
+    benches["metal.mlx"].room = 0.0
+    calibrate("linalg.gemm")
+    assert "no room" in fleet.backends["metal.mlx"].pairs["linalg.gemm"].quarantine
 
 
 def test_the_contract_is_timed_not_proved(benches, calibrate):

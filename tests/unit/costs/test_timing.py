@@ -58,6 +58,12 @@ def test_no_run_is_longer_than_it_may_be():
     assert max(clock.expected) <= 0.05
 
 
+def test_a_size_that_there_is_no_memory_for_is_the_last():
+    clock = Clock(proportional)
+    points = drive(sizes(RANGE, 10.0), lambda request: None if request.work > 1e6 else clock.measure(request))
+    assert [point.work for point in points] == pytest.approx([1e3, 1e4, 1e5, 1e6])
+
+
 def test_the_first_size_is_timed_however_long_it_takes():
     assert len(time_with(Clock(lambda _work, _looks: 5.0), run_seconds=0.01)) == 1
 

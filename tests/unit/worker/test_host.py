@@ -236,6 +236,28 @@ class TestProvingAndMeasuring:
         proved = host.handle(messages.Prove(1, "null.liar", "options.monte_carlo_european", (1e3,)))
         assert proved.error > 0.05
 
+    @pytest.mark.parametrize("smallest", [True, False])
+    def test_what_the_device_has_no_memory_for_is_not_held_against_it(self, host, monkeypatch, smallest):
+        good = NullBackend.execute
+
+        def small(self, workload, params, inputs, into):
+            if smallest or inputs["a"].size > 1000:
+                raise MemoryError("a small card")
+            return good(self, workload, params, inputs, into)
+
+        monkeypatch.setattr(NullBackend, "execute", small)
+        answer = host.handle(messages.Prove(1, "null.one", "linalg.gemm", (1e3, 1e6)))
+        if smallest:
+            assert answer.error.code == "out_of_memory"
+        else:
+            assert answer.error == 0.0
+
+    def test_a_task_in_pieces_is_the_same_as_a_whole(self, host):
+        whole = host.handle(gemm())
+        pieces = host.handle(gemm(pieces=3))
+        assert pieces.outputs["c"].shape == whole.outputs["c"].shape
+        assert isinstance(pieces, messages.Executed)
+
     def test_every_variant_is_proved(self, host, monkeypatch):
         methods = []
         good = NullBackend.execute

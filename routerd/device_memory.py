@@ -1,0 +1,76 @@
+"""Whether a task fits into the memory that is free on a device, and into how many pieces it is cut where it does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from routerd.interfaces import Workload
+from routerd.routing.ground import FITS_BYTES, Fit
+from routerd.types import Task
+from routerd.worker.fleet import BackendState, Fleet
+
+#: Bytes free on a device kind as a sensor reads them, or ``None``.
+FreeBytes = Callable[[str], float | None]
+
+#: Device kinds with memory of their own, or a share of the machine's that they may take.
+LIMITED_KINDS: Final = ("metal_gpu", "cuda_gpu", "neural_engine")
+
+_MOST_PIECES = 64
+_USABLE = 0.9  # of what is free: the rest is lost between allocations
+_EVERYTHING: Mapping[str, Fit] = {}
+
+
+class DeviceMemory:
+    """Compares what tasks need with what devices have.
+
+    A task needs its bytes times what its kernel was seen to need on that backend for each byte of a task.
+    """
+
+    def __init__(self, fleet: Fleet, free_bytes: FreeBytes) -> None:
+        self._fleet = fleet
+        self._free_bytes = free_bytes
+
+    def matters(self, task: Task) -> bool:
+        """Whether where such a task may run depends on the memory that is free at the moment."""
+        return task.nbytes > FITS_BYTES and any(self._limited(one) for one in self._fleet.backends.values())
+
+    def fits(self, task: Task) -> Mapping[str, Fit]:
+        """By backend, what does not fit there as a whole. Backends that it fits into are left out."""
+        if task.nbytes <= FITS_BYTES:
+            return _EVERYTHING
+        workload = self._fleet.workloads[task.workload]
+        found = {}
+        for name, backend in self._fleet.backends.items():
+            room = self._room(backend) if self._limited(backend) else math.inf
+            pair = backend.pairs.get(task.workload)
+            if pair is not None and task.nbytes * pair.footprint > room:
+                found[name] = _fit(workload, task.nbytes * pair.footprint, room)
+        return found
+
+    def _limited(self, backend: BackendState) -> bool:
+        return backend.spec.device_kind in LIMITED_KINDS and backend.state == "ready"
+
+    def _room(self, backend: BackendState) -> float:
+        free = self._free_bytes(backend.spec.device_kind)
+        most = backend.device.memory_bytes if backend.device is not None else None
+        return _USABLE * min(math.inf if free is None else free, math.inf if most is None else most)
+
+
+def _fit(workload: Workload, need: float, room: float) -> Fit:
+    words = f"needs about {_size(need)} of the device's memory, of which {_size(room)} can be had"
+    if workload.split is None:
+        return Fit(0, f"{words}, and {workload.name} does not split")
+    pieces = math.ceil(need / room) if room > 0.0 else _MOST_PIECES + 1
+    if pieces > _MOST_PIECES:
+        return Fit(0, f"{words}: more than {_MOST_PIECES} pieces would be too many")
+    return Fit(pieces, f"{words}: in {pieces} pieces")
+
+
+def _size(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000.0:
+            return f"{size:.3g} {unit}"
+        size /= 1000.0
+    return f"{size:.3g} TB"
