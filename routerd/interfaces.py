@@ -260,7 +260,8 @@ class BackendSpec:
     """A backend as its plugin announces it: light, so that the daemon never imports the framework behind it.
 
     ``factory`` is ``"module:Class"``, imported only inside a worker and called with ``options``. Backends with the same
-    ``(device_kind, group)`` share one worker process.
+    ``(device_kind, group)`` share one worker process. ``absent`` is why the backend cannot be on this machine, in one line,
+    where that is known without importing anything: users read it, and no worker is started to find out.
     """
 
     name: str
@@ -269,6 +270,7 @@ class BackendSpec:
     factory: str
     group: str = "main"
     options: Mapping[str, Scalar] = field(default_factory=dict)
+    absent: str = ""
 
 
 class Execution(NamedTuple):

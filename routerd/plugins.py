@@ -262,6 +262,8 @@ def _check_spec(spec: BackendSpec) -> None:
         )
     if not _FACTORY.fullmatch(spec.factory):
         raise PluginError(f"{spec.name}: the factory {spec.factory!r} is not of the form module:Class")
+    if not isinstance(spec.absent, str) or "\n" in spec.absent:
+        raise PluginError(f"{spec.name}: absent is {spec.absent!r}; give the reason in one line, or leave it empty")
     for option, value in spec.options.items():
         if not isinstance(value, bool | int | float | str):
             raise PluginError(

@@ -152,10 +152,16 @@ class Fleet:
         for (kind, group), members in groups.items():
             number = len(self.workers)
             on_busy = partial(self._worker_busy, 1 << number)
-            worker = Worker(f"{kind}/{group}", members, settings, self._loaded, self._down, on_busy, self._pulse)
-            self.workers.append(worker)
+            present = [spec for spec in members if not spec.absent]
+            worker = Worker(
+                f"{kind}/{group}", present or members, settings, self._loaded, self._down, on_busy, self._pulse
+            )
+            if present:
+                self.workers.append(worker)
             for spec in members:
-                self.backends[spec.name] = BackendState(spec, worker, number)
+                backend = self.backends[spec.name] = BackendState(spec, worker, number)
+                if spec.absent:
+                    backend.state, backend.reason = "unavailable", spec.absent
 
     def queues(self, client: int = NOBODY) -> dict[int, float]:
         """Predicted seconds that new work of a client waits, by the number of each worker that has any."""

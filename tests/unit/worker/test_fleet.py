@@ -29,6 +29,25 @@ class TestWorkers:
         assert numbers == {"cpu.numpy": 0, "cpu.torch": 1, "cpu.torch_bf16": 1}
         assert all(fleet.workers[backend.worker_number] is backend.worker for backend in fleet.backends.values())
 
+    def test_none_is_started_for_backends_that_are_known_to_be_absent(self):
+        specs = [
+            BackendSpec(name=name, device_kind=kind, precision="float32", factory="none:None", absent=absent)
+            for name, kind, absent in (
+                ("cpu.numpy", "cpu", ""),
+                ("metal.mlx", "metal_gpu", "no Metal device"),
+                ("cuda.torch", "cuda_gpu", ""),
+                ("cuda.torch_bf16", "cuda_gpu", "too old a card"),
+            )
+        ]
+        fleet = Fleet(specs, {one.name: one for one in builtin_workloads()}, WorkerSettings(1, 8192, 60.0, 60.0))
+        assert [worker.name for worker in fleet.workers] == ["cpu/main", "cuda_gpu/main"]
+        assert [spec.name for spec in fleet.workers[1].specs] == ["cuda.torch"]
+        states = {name: (backend.state, backend.reason) for name, backend in fleet.backends.items()}
+        assert states["metal.mlx"] == ("unavailable", "no Metal device")
+        assert states["cuda.torch_bf16"] == ("unavailable", "too old a card")
+        assert states["cuda.torch"][0] == "starting"
+        assert fleet.backends["metal.mlx"].objection(GEMM) == "unavailable: no Metal device"
+
     def test_who_has_work_is_a_bit_each_and_told_of(self, fleet):
         heard = []
         fleet.on_busy = heard.append
