@@ -26,7 +26,9 @@ from routerd.worker.teams import Team
 
 _log = get_logger("calibration")
 
-#: A pair whose error passes this computes something else, whatever tolerance a task may name.
+#: A pair whose error passes this computes something else, whatever tolerance a task may name: hundreds of times what the
+#: precision leads to anywhere in the catalogue. Of a precision that is not here, :data:`QUARANTINE_ERROR` counts.
+QUARANTINE_ERRORS = {"float64": 1e-6, "float32": 1e-3}
 QUARANTINE_ERROR = 0.05
 _IDLE_POLL_SECONDS = 0.05
 _RETRY_SECONDS = 600.0
@@ -296,8 +298,7 @@ class Calibrator:
             breaker.close()
             pair.error = answer.outcome.error
             backend.note_warm(pair)
-            if not pair.error <= QUARANTINE_ERROR:
-                pair.quarantine = _wrong(pair.error)
+            pair.quarantine = _wrong(backend, pair.error)
         _log.info("breaker probed", backend=backend.spec.name, workload=workload.name, state=breaker.state)
         self._on_change(workload.name)  # before those who wait for it look again
         self._fleet.note_move()
@@ -316,8 +317,7 @@ class Calibrator:
         )
         pair.error = answer.outcome.error
         pair.model.cold_seconds = answer.outcome.cold_seconds
-        if not pair.error <= QUARANTINE_ERROR:
-            pair.quarantine = _wrong(pair.error)
+        pair.quarantine = _wrong(backend, pair.error)
         self._on_change(workload.name)
 
     async def _time(self, backend: BackendState, pair: Pair, workload: Workload) -> None:
@@ -393,8 +393,13 @@ class Calibrator:
             self._retry_at[backend.spec.name, pair.workload] = now + _RETRY_SECONDS
 
 
-def _wrong(error: float) -> str:
-    return f"relative error {error:.2g} against the contract"
+def _wrong(backend: BackendState, error: float) -> str | None:
+    """Why a pair with this error is quarantined, or ``None``."""
+    precision = backend.spec.precision
+    limit = QUARANTINE_ERRORS.get(precision, QUARANTINE_ERROR)
+    if error <= limit:
+        return None
+    return f"relative error {error:.2g} against the contract, where {precision} may have {limit:g}"
 
 
 def _open(backend: BackendState, pair: Pair) -> bool:

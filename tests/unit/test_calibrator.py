@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 from msgspec import structs
@@ -148,7 +149,7 @@ def test_in_idle_time_wanted_pairs_overtake_the_rest(fleet, benches, store):
     assert workloads.index(last) <= 3
 
 
-@pytest.mark.parametrize("error", [0.0501, 1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("error", [1.01e-3, 0.0501, 1.0, float("inf"), float("nan")])
 def test_a_backend_that_lies_is_quarantined_and_not_timed(fleet, benches, calibrate, error):
     benches["metal.mlx"].error = error
     calibrate("linalg.gemm")
@@ -157,6 +158,18 @@ def test_a_backend_that_lies_is_quarantined_and_not_timed(fleet, benches, calibr
     assert not pair.model.calibrated
     assert len(benches["metal.mlx"].asked) == 1
     assert fleet.backends["ane.coreml"].pairs["linalg.gemm"].objection() is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "error", "quarantined"),
+    [("float64", 2e-6, True), ("float32", 9e-4, False), ("bfloat16", 0.04, False), ("int4", 0.06, True)],
+)
+def test_how_wrong_a_pair_may_be_depends_on_its_precision(fleet, benches, calibrate, precision, error, quarantined):
+    backend = fleet.backends["metal.mlx"]
+    backend.spec = replace(backend.spec, precision=precision)
+    benches["metal.mlx"].error = error
+    calibrate("linalg.gemm")
+    assert (backend.pairs["linalg.gemm"].quarantine is not None) is quarantined
 
 
 @pytest.mark.parametrize(
