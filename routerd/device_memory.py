@@ -55,7 +55,8 @@ class DeviceMemory:
     def _room(self, backend: BackendState) -> float:
         free = self._free_bytes(backend.spec.device_kind)
         most = backend.device.memory_bytes if backend.device is not None else None
-        return _USABLE * min(math.inf if free is None else free, math.inf if most is None else most)
+        room = math.inf if free is None else free + backend.held_bytes
+        return _USABLE * min(room, math.inf if most is None else most)
 
 
 def _fit(workload: Workload, need: float, room: float) -> Fit:

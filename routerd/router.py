@@ -274,7 +274,7 @@ class Router:
         ran = next(one for one in plan.ranking if one.backend == backend.spec.name)
         outcome = answer.outcome
         if outcome.device_bytes and plan.task.nbytes > FITS_BYTES and together is None:
-            pair.note_footprint(plan.task.nbytes / ran.pieces, outcome.device_bytes)
+            backend.note_memory(pair, plan.task.nbytes / ran.pieces, outcome.device_bytes)
         if ran.cold_seconds:
             backend.note_warm(pair)
             self.changed(workload)

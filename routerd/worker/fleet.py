@@ -94,6 +94,7 @@ class BackendState:
         self.planned = 0
         self.ran = 0
         self.failed = 0
+        self._held = (0, 0)  # the worker's incarnation, and the most that a task held on the device in it
         self.pairs: dict[str, Pair] = {}
 
     def may_recover(self, workload: str) -> bool:
@@ -104,6 +105,17 @@ class BackendState:
         if self.state == "ready":
             return not self.worker.up or bool(pair.absent) or not pair.breaker.closed
         return self.state in ("down", "silent")
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the device that its worker keeps from earlier tasks, and has for the next one: a sensor calls it used."""
+        incarnation, size = self._held
+        return size if incarnation == self.worker.incarnation else 0
+
+    def note_memory(self, pair: Pair, task_bytes: float, device_bytes: int) -> None:
+        """A task of this size held so much memory on the device."""
+        pair.note_footprint(task_bytes, device_bytes)
+        self._held = (self.worker.incarnation, max(self.held_bytes, device_bytes))
 
     def cold_seconds(self, pair: Pair) -> float:
         """What the pair's next task costs on top of its service: preparation, where it has not run since the start."""

@@ -77,6 +77,14 @@ class TestFits:
             pair.note_footprint(100 * MB, 100 * MB)
         assert planner.memory.fits(task(100 * MB)) == {}
 
+    def test_what_the_worker_keeps_of_earlier_tasks_is_there_for_the_next(self, fleet, planner, free):
+        backend = fleet.backends["metal.mlx"]
+        backend.note_memory(backend.pairs[GEMM], 300 * MB, 600 * MB)
+        free["metal_gpu"] = 100.0 * MB
+        assert planner.memory.fits(task(300 * MB)) == {}
+        backend.worker.incarnation += 1
+        assert planner.memory.fits(task(300 * MB))["metal.mlx"].pieces == 7
+
     def test_the_processor_holds_the_task_already(self, planner, free):
         free["cpu"] = 1.0
         assert "cpu.numpy" not in planner.memory.fits(task(1000 * MB))
