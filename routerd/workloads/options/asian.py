@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 _REPLICATES = 16
-# A target is first judged after so many paths or points of each replicate.
-_PILOT_PATHS, _PILOT_POINTS = 4096, 64
+#: A target is first judged after so many paths, or points of each replicate.
+PILOT_PATHS, _PILOT_POINTS = 4096, 64
 
 
 def _monte_carlo_asian(namespace: Namespace, params: Params, arrays: Arrays) -> Arrays:
@@ -57,7 +57,7 @@ def _pseudo_random(namespace: Namespace, params: Params, average: Average, targe
         return _unknown_payoffs(namespace, average, tiles, list(sources), depth)
 
     return estimate.mean_of_paths(
-        namespace, params, payoffs, _width(namespace, average) // LANES, target=target, planned=_PILOT_PATHS
+        namespace, params, payoffs, _width(namespace, average) // LANES, target=target, planned=PILOT_PATHS
     )
 
 
@@ -203,7 +203,7 @@ def _path_steps(params: Params, dims: Dims) -> float:
         count = params["num_simulations"]
     else:
         excess = predicted_deviation(params) / target
-        count = _points_for(excess, params["control_variate"]) if quasi else max(_PILOT_PATHS, excess * excess)
+        count = _points_for(excess, params["control_variate"]) if quasi else max(PILOT_PATHS, excess * excess)
     return float(min(count, MOST_SIMULATIONS) * (params["num_steps"] + 4) * (1.5 if quasi else 1.0))
 
 

@@ -72,13 +72,24 @@ def mean_of_paths(
     ``step`` is how many counters are simulated at once; it changes nothing but the rounding. A target is first judged
     after ``planned`` paths; as long as it is missed, as many are added as the standard error so far asks for.
     """
+
+    def simulate(first: int, count: int) -> Moments:
+        return _simulate(namespace, values, first, count, step)
+
+    return mean_of_moments(params, simulate, target=target, planned=planned)
+
+
+def mean_of_moments(
+    params: Params, simulate: Callable[[int, int], Moments], *, target: float | None, planned: float
+) -> Estimate:
+    """The same for whoever simulates otherwise: ``simulate(first, count)`` gives the moments of ``count`` paths."""
     first = params["first_simulation"]
     if target is None:
-        moments = _simulate(namespace, values, first, params["num_simulations"], step)
+        moments = simulate(first, params["num_simulations"])
     else:
         wanted, moments = _whole_steps(planned), Moments()
         while True:
-            moments += _simulate(namespace, values, first + moments.count, wanted - moments.count, step)
+            moments += simulate(first + moments.count, wanted - moments.count)
             # A float32 overflow leaves NaN, which more paths would not mend.
             if not moments.standard_error > target or moments.count >= MOST_SIMULATIONS:
                 break

@@ -43,34 +43,49 @@ def _monte_carlo_european(namespace: Namespace, params: Params, arrays: Arrays) 
     return estimate.outputs(namespace, found, discount)
 
 
-def _pseudo_random(namespace: Namespace, params: Params, target: float | None) -> Estimate:
-    """Mean payoff and its standard error over independent paths, in units that no forward and no strike exceeds.
+class PathTerms(NamedTuple):
+    """A path's payoff, of its normal number z: max(sign·exp(drift + deviation·z) − strike, 0), in units of so much currency.
 
-    So whatever the terms are, no path is beyond float32.
+    No forward and no strike exceeds a unit, so whatever the terms are, no path is beyond float32. The strike has the sign, too.
     """
-    xp = namespace.xp
+
+    unit: float
+    drift: float
+    deviation: float
+    sign: float
+    strike: float
+
+
+def path_terms(params: Params) -> PathTerms:
+    """How the paths of an option are paid."""
     forward = _forward(params)
     unit = max(forward, params["strike_price"])
     _, deviation = _log_growth(params)
-    drift = math.log(forward / unit) - 0.5 * deviation * deviation
     sign = 1.0 if params["option_type"] == "call" else -1.0
-    strike = sign * params["strike_price"] / unit
+    drift = math.log(forward / unit) - 0.5 * deviation * deviation
+    return PathTerms(unit, drift, deviation, sign, sign * params["strike_price"] / unit)
+
+
+def _pseudo_random(namespace: Namespace, params: Params, target: float | None) -> Estimate:
+    """Mean payoff and its standard error over independent paths."""
+    xp = namespace.xp
+    terms = path_terms(params)
     zero = namespace.zeros(())
 
     def payoffs(start: int, stop: int) -> Any:
         growth = normals(namespace, params["seed"], start, stop)
-        growth *= deviation
-        growth += drift
+        growth *= terms.deviation
+        growth += terms.drift
         gain = xp.exp(growth)
-        gain *= sign
-        gain -= strike
+        gain *= terms.sign
+        gain -= terms.strike
         return xp.maximum(gain, zero)
 
-    planned = 0.0 if target is None else _paths_for(params, target)
+    planned = 0.0 if target is None else paths_for(params, target)
     step = max(1, namespace.block // 4)
-    goal = None if target is None else target / unit
+    goal = None if target is None else target / terms.unit
     found = estimate.mean_of_paths(namespace, params, payoffs, step, target=goal, planned=planned)
-    return Estimate(unit * found.mean, unit * found.standard_error, found.simulations)
+    return Estimate(terms.unit * found.mean, terms.unit * found.standard_error, found.simulations)
 
 
 def _quasi_random(namespace: Namespace, params: Params, target: float | None) -> Estimate:
@@ -175,7 +190,7 @@ def _forward(params: Params) -> float:
     return float(params["spot_price"] * math.exp(params["rate"] * params["maturity"]))
 
 
-def _paths_for(params: Params, target: float) -> float:
+def paths_for(params: Params, target: float) -> float:
     """Paths whose mean has about the standard error ``target``, from the closed form of the payoff's variance."""
     _, deviation = _log_growth(params)
     variance = payoff_variance(_forward(params), params["strike_price"], deviation, params["option_type"])
@@ -201,7 +216,7 @@ def _paths(params: Params, dims: Dims) -> float:
         if _log_growth(params)[1] == 0.0:
             return 1.0
         if params["method"] == "pseudo_random":
-            return _paths_for(params, target)
+            return paths_for(params, target)
         return 0.25 * _REPLICATES * _points_for(_bounded_form(params), target)
     return float(params["num_simulations"]) * (1.0 if params["method"] == "pseudo_random" else 0.25)
 
