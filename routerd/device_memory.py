@@ -18,6 +18,7 @@ FreeBytes = Callable[[str], float | None]
 LIMITED_KINDS: Final = ("metal_gpu", "cuda_gpu", "neural_engine")
 
 _MOST_PIECES = 64
+_CERTAIN = 1 / 32  # of a device: however full it is, so much can as a rule be had, and if not, the task falls back
 _USABLE = 0.9  # of what is free: the rest is lost between allocations
 _EVERYTHING: Mapping[str, Fit] = {}
 
@@ -32,9 +33,13 @@ class DeviceMemory:
         self._fleet = fleet
         self._free_bytes = free_bytes
 
+    def certain_bytes(self) -> float:
+        """Up to this size tasks are taken to fit everywhere: only what is larger depends on the memory that is free."""
+        return min((self._certain_bytes(one) for one in self._fleet.backends.values()), default=math.inf)
+
     def matters(self, task: Task) -> bool:
         """Whether where such a task may run depends on the memory that is free at the moment."""
-        return task.nbytes > FITS_BYTES and any(self._limited(one) for one in self._fleet.backends.values())
+        return task.nbytes > FITS_BYTES and task.nbytes > self.certain_bytes()
 
     def fits(self, task: Task) -> Mapping[str, Fit]:
         """By backend, what does not fit there as a whole. Backends that it fits into are left out."""
@@ -43,14 +48,20 @@ class DeviceMemory:
         workload = self._fleet.workloads[task.workload]
         found = {}
         for name, backend in self._fleet.backends.items():
-            room = self._room(backend) if self._limited(backend) else math.inf
             pair = backend.pairs.get(task.workload)
-            if pair is not None and task.nbytes * pair.footprint > room:
-                found[name] = _fit(workload, task.nbytes * pair.footprint, room)
+            if pair is None or task.nbytes <= self._certain_bytes(backend):
+                continue
+            need, room = task.nbytes * pair.footprint, self._room(backend)
+            if need > room:
+                found[name] = _fit(workload, need, room)
         return found
 
-    def _limited(self, backend: BackendState) -> bool:
-        return backend.spec.device_kind in LIMITED_KINDS and backend.state == "ready"
+    def _certain_bytes(self, backend: BackendState) -> float:
+        if backend.spec.device_kind not in LIMITED_KINDS or backend.state != "ready":
+            return math.inf
+        if backend.device is not None and backend.device.memory_bytes is not None:
+            return max(backend.device.memory_bytes * _CERTAIN, FITS_BYTES)
+        return math.inf if self._free_bytes(backend.spec.device_kind) is None else FITS_BYTES
 
     def _room(self, backend: BackendState) -> float:
         free = self._free_bytes(backend.spec.device_kind)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from time import perf_counter
@@ -23,7 +24,7 @@ from routerd.protocol import Locate, Located
 from routerd.router import Router
 from routerd.routing import entry as entries
 from routerd.routing.entry import ASK, NOT_KNOWN, Entry, Plane, spans_of
-from routerd.routing.ground import FITS_BYTES, Ground
+from routerd.routing.ground import Ground
 from routerd.routing.slots import BEAT_SECONDS, SIZE, SLOTS, SlotWriter
 from routerd.session import Session
 from routerd.types import Task
@@ -233,8 +234,15 @@ class DecisionTable:
             sizes=sizes,
             planes=tuple(planes),
             grounds=tuple(grounds),
-            most_bytes=FITS_BYTES if _limited(grounds) else None,
+            most_bytes=self._most_bytes(grounds),
         )
+
+    def _most_bytes(self, grounds: Sequence[Ground]) -> int | None:
+        """Of what size tasks are that fit on every device that the grounds know; ``None``: of any."""
+        if not any(offer.device_kind in LIMITED_KINDS for ground in grounds for offer in ground.offers):
+            return None
+        certain = self._router.planner.memory.certain_bytes()
+        return None if math.isinf(certain) else int(certain)
 
     def _decided(self, held: _Slot, unknown: frozenset[str]) -> bool:
         pieces = self._router.active.compiled.pieces("task.work")
@@ -277,11 +285,6 @@ class DecisionTable:
 
     def _lasting(self, ambient: Mapping[str, Any]) -> Mapping[str, Any]:
         return {name: value for name, value in ambient.items() if not _is_fleeting(name)}
-
-
-def _limited(grounds: Sequence[Ground]) -> bool:
-    """Whether a large task may not fit somewhere."""
-    return any(offer.device_kind in LIMITED_KINDS for ground in grounds for offer in ground.offers)
 
 
 def _is_fleeting(fact: str) -> bool:

@@ -13,7 +13,7 @@ from routerd.interfaces import BackendSpec
 from routerd.testing import NullBackend
 from routerd.types import Device
 
-ROOM = 8_000_000
+ROOM = 20_000_000
 
 class Small(NullBackend):
     """A card of so many bytes: what weighs more ends as on a real one."""
@@ -73,7 +73,7 @@ def test_what_fits_runs_as_a_whole(router):
 
 
 def test_what_does_not_fit_runs_in_pieces(router):
-    a = np.arange(1_500_000, dtype=float).reshape(15_000, 100) % 7.0  # 12 MB
+    a = np.arange(4_000_000, dtype=float).reshape(40_000, 100) % 7.0  # 32 MB
     b = np.eye(100)[:, :20]
     result = router.run(GEMM, a=a, b=b)
     assert result.ran_on.backend == "small.card"
@@ -83,7 +83,7 @@ def test_what_does_not_fit_runs_in_pieces(router):
 
 
 def test_what_does_not_split_goes_where_there_is_room(router):
-    assets = 1_100
+    assets = 1_700
     decision = router.decide("portfolio.markowitz", N=assets)
     assert decision.backend == "cpu.numpy"
     reasons = {one.backend: one.reason for one in decision.rejected}
@@ -92,6 +92,6 @@ def test_what_does_not_split_goes_where_there_is_room(router):
 
 def test_a_client_with_a_table_gets_the_same_answers(card):
     with card.connect(name="engine", table=True) as router:
-        large = router.decide(GEMM, m=15_000, k=100, n=20)
+        large = router.decide(GEMM, m=40_000, k=100, n=20)
         assert "pieces" in large.reasoning
         assert "pieces" not in router.decide(GEMM, m=200, k=100, n=10).reasoning

@@ -7,6 +7,7 @@ import pytest
 from routerd.errors import NoCandidate
 from routerd.flags import load_flags
 from routerd.planner import Planner
+from routerd.routing.ground import FITS_BYTES
 from routerd.types import Device, Task
 
 GEMM, MARKOWITZ = "linalg.gemm", "portfolio.markowitz"
@@ -110,12 +111,14 @@ class TestDecisions:
 
     def test_small_tasks_are_not_compared(self, decide, free):
         free["metal_gpu"] = 0.0
-        decision, ranking = decide(1 << 20)
+        decision, ranking = decide(FITS_BYTES)
         assert decision.backend == "metal.mlx"
         assert of(ranking, "metal.mlx").pieces == 1
 
 
-def test_the_table_leaves_large_tasks_to_the_daemon(table_setting):
+def test_the_table_leaves_large_tasks_to_the_daemon(table_setting, fleet):
+    assert table_setting().reader.entry(GEMM).most_bytes is None  # nobody knows how large the devices are
+    fleet.backends["metal.mlx"].device = Device(kind="metal_gpu", name="known", memory_bytes=3200 * MB)
     entry = table_setting().reader.entry(GEMM)
-    assert entry.spans(nbytes=1 << 20)
-    assert entry.spans(nbytes=(1 << 20) + 1) == ()
+    assert entry.spans(nbytes=100 * MB)
+    assert entry.spans(nbytes=100 * MB + 1) == ()
