@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple, TypeAlias
 
+import msgspec
+
 from routerd.costs.choice import Preference
 from routerd.device_memory import DeviceMemory, FreeBytes
 from routerd.flags import Flags
@@ -79,6 +81,7 @@ class Planner:
         self._team_planner = TeamPlanner(fleet, flags)
         self._ways: dict[str, _Way] = {}
         self._grounds: dict[tuple[object, ...], tuple[Verdict, Ground]] = {}
+        self._decided: dict[tuple[int, float], tuple[Decision, tuple[Candidate, ...]]] = {}
 
     def decide(
         self,
@@ -93,15 +96,18 @@ class Planner:
         """The decision and the candidates in the order to try them. Raises ``NoCandidate`` if nothing may run the task."""
         large = max(task.work, task.nbytes // 8) >= int(self._flags["LARGE_DATA_THRESHOLD"] or 0)
         ground = self.ground(task.workload, task.tolerance, verdict, active, in_process=in_process, large=large)
-        queues = self._fleet.queues(client)
-        return decide(
-            ground,
-            task.work,
-            decision_id,
-            queues=queues,
-            deadline_seconds=task.deadline_seconds,
-            fits=self.memory.fits(task),
-        )
+        queues, fits = self._fleet.queues(client), self.memory.fits(task)
+        if queues or fits or task.deadline_seconds is not None:
+            deadline = task.deadline_seconds
+            return decide(ground, task.work, decision_id, queues=queues, deadline_seconds=deadline, fits=fits)
+        key = (id(ground), task.work)  # nothing else decides, and the ground is kept as long as what was decided on it
+        known = self._decided.get(key)
+        if known is not None:
+            return msgspec.structs.replace(known[0], decision_id=decision_id), known[1]
+        if len(self._decided) >= _KEPT_GROUNDS:
+            self._decided.clear()
+        self._decided[key] = decided = decide(ground, task.work, decision_id)
+        return decided
 
     def ground(
         self,
@@ -145,12 +151,13 @@ class Planner:
             generation=active.generation,
         )
         if len(self._grounds) >= _KEPT_GROUNDS:
-            self._grounds.clear()
+            self.forget()
         self._grounds[key] = (verdict, ground)  # the verdict is kept, so that no other gets its identity
         return ground
 
     def forget(self, workload: str | None = None) -> None:
         """A model of this workload, or anything at all, has changed."""
+        self._decided.clear()
         if workload is None:
             self._grounds.clear()
         else:

@@ -47,6 +47,11 @@ _log = get_logger("router")
 #: A task that meets its deadline with a probability below this is refused at once.
 _HOPELESS = 0.05
 
+#: Tasks that take less are reckoned with several together, once a pair has had more than so many.
+_BRIEF_SECONDS = 1e-3
+_BRIEF_TOGETHER = 4
+_WELL_KNOWN = 32
+
 
 class Completed(NamedTuple):
     """A result and the new segments (with descriptors, which the receiver closes) that carry it."""
@@ -285,10 +290,14 @@ class Router:
             return
         if (together is None or together.alone) and self.planner.learn_overhead(backend.worker.name, way):
             self.changed(minor=True)
-        known = pair.model.drifted
-        if pair.model.observe(work, seconds):
+        model = pair.model
+        model.note(work, seconds)
+        if seconds < _BRIEF_SECONDS and model.observations > _WELL_KNOWN and model.observations % _BRIEF_TOGETHER:
+            return  # to reckon with each of them by itself would take as long as many such tasks
+        known = model.drifted
+        if model.reckon():
             self.changed(workload, minor=True)
-        if pair.model.drifted and not known:  # by then predictions have long followed and move no more
+        if model.drifted and not known:  # by then predictions have long followed and move no more
             self.on_drift()
 
     def _learn_shared(self, plan: Plan, ended: Ended, service: float) -> None:

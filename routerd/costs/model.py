@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -66,6 +67,9 @@ class CostModel:
         self._calibrated: Curve = self.curve
         self._all: deque[float] = deque(maxlen=_WINDOW)
         self._near: list[deque[tuple[int, float]]] = []
+        self._drifted = False
+        self._noted = False
+        self._touched: set[int] = set()  # sizes with executions that were not reckoned with yet
         self._whole = _NONE
         self._own: list[_Correction] = []
         self._published: list[_Correction] = [_NONE]
@@ -85,10 +89,7 @@ class CostModel:
     @property
     def drifted(self) -> bool:
         """Whether executions have long differed so much from calibration that it should be made again."""
-        if not self._points or len(self._all) < _DRIFT_EXECUTIONS:
-            return False
-        whole = zip(self._all, _WEIGHTS, strict=False)
-        return abs(weighted_median([*whole, (0.0, _STAND)])) > _DRIFTED
+        return self._drifted
 
     def state(self) -> ModelState:
         """What :meth:`__init__` restores: the calibrated points with the learnt corrections applied."""
@@ -113,10 +114,13 @@ class CostModel:
         if not _agree(fresh, self._points):
             self._all.clear()
             self._near = [deque(maxlen=_WINDOW) for _ in fresh]
+        self._touched.clear()  # what is published below reckons with all
+        self._noted = False
         self._points = fresh
         self._log_works = [math.log(point.work) for point in fresh]
         self._calibrated = self._curve([_NONE] * max(len(fresh), 1))
         self._publish(self._corrections())
+        self._drifted = self._has_drifted()
 
     def predict(self, work: float) -> Prediction:
         """Seconds for this much work. Outside the calibrated range the uncertainty grows with the distance."""
@@ -127,34 +131,54 @@ class CostModel:
         return self._calibrated.predict(work).seconds
 
     def observe(self, work: float, seconds: float) -> bool:
-        """Learn from one execution; whether predictions have moved noticeably.
+        """Learn from one execution; whether predictions have moved noticeably."""
+        self.note(work, seconds)
+        return self.reckon()
+
+    def note(self, work: float, seconds: float) -> None:
+        """Remember one execution, for the next reckoning.
 
         A time that is not positive and finite says that a clock jumped, and nothing about the device: it is refused.
         """
         if not (0 < work < math.inf and 0 < seconds < math.inf):
-            return False
+            return
         self.observations += 1
         residual = math.log(seconds / self.calibrated_seconds(work))
         self._all.appendleft(residual)
-        touched = None
         if self._points:
             touched = self._nearest(math.log(work))
             self._near[touched].appendleft((self.observations, residual))
-        corrections = self._corrections(touched)
+            self._touched.add(touched)
+        self._noted = True
+
+    def reckon(self) -> bool:
+        """Let predictions follow what was noted; whether they have moved noticeably."""
+        if not self._noted:
+            return False
+        corrections = self._corrections(self._touched)
+        self._drifted = self._has_drifted()
+        self._touched.clear()
+        self._noted = False
         moved = any(_is_noticeable(new, old) for new, old in zip(corrections, self._published, strict=True))
         if moved:
             self._publish(corrections)
         return moved
+
+    def _has_drifted(self) -> bool:
+        if not self._points or len(self._all) < _DRIFT_EXECUTIONS:
+            return False
+        whole = zip(self._all, _WEIGHTS, strict=False)
+        return abs(weighted_median([*whole, (0.0, _STAND)])) > _DRIFTED
 
     def _nearest(self, log_work: float) -> int:
         right = min(bisect_left(self._log_works, log_work), len(self._log_works) - 1)
         left = max(right - 1, 0)
         return left if log_work - self._log_works[left] < self._log_works[right] - log_work else right
 
-    def _corrections(self, touched: int | None = None) -> list[_Correction]:
+    def _corrections(self, touched: Collection[int] | None = None) -> list[_Correction]:
         """The correction of every calibrated size: its own where it is used, else that of the pair as a whole.
 
-        With ``touched`` only this size has new executions: the others are as they were, unless the whole has moved.
+        With ``touched`` only these sizes have new executions: the others are as they were, unless the whole has moved.
         """
         # Calibration does not yield to a few executions; a guess yields to the first. That nothing varies is believed of
         # either until some say how much they do: were it believed longer, predictions would be too sure of themselves.
@@ -167,7 +191,8 @@ class CostModel:
             self._whole = whole
             self._own = [_correction(self._faded(near), whole, _STAND, _STAND) for near in self._near]
         else:
-            self._own[touched] = _correction(self._faded(self._near[touched]), whole, _STAND, _STAND)
+            for size in touched:
+                self._own[size] = _correction(self._faded(self._near[size]), whole, _STAND, _STAND)
         return [own if near else whole for own, near in zip(self._own, self._near, strict=True)]
 
     def _faded(self, near: Iterable[tuple[int, float]]) -> list[tuple[float, float]]:
@@ -224,14 +249,9 @@ def _shared(whole: _Correction) -> _Correction:
 
 def weighted_median(weighted: Iterable[tuple[float, float]]) -> float:
     """The first of the values in order that half of all the weight lies at or below. 0 where nothing weighs."""
-    ordered = sorted(pair for pair in weighted if pair[1] > 0.0)
-    half = 0.5 * sum(weight for _value, weight in ordered)
-    passed = 0.0
-    for value, weight in ordered:
-        passed += weight
-        if passed >= half:
-            return value
-    return 0.0
+    ordered = sorted([pair for pair in weighted if pair[1] > 0.0])
+    passed = list(accumulate([weight for _value, weight in ordered]))
+    return ordered[bisect_left(passed, 0.5 * passed[-1])][0] if passed else 0.0
 
 
 def _is_noticeable(new: _Correction, old: _Correction) -> bool:

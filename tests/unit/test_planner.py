@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+import routerd.planner
 from routerd.costs.model import CostModel
 from routerd.errors import NoCandidate
 from routerd.flags import load_flags
@@ -54,6 +55,43 @@ def of(ranking, backend):
 
 def reasons(rejected):
     return {one.backend: one.reason for one in rejected}
+
+
+class TestTheSameQuestionAgain:
+    @pytest.fixture
+    def counted(self, monkeypatch):
+        made = []
+        good = routerd.planner.decide
+        monkeypatch.setattr(
+            "routerd.planner.decide", lambda *given, **how: made.append(given[1]) or good(*given, **how)
+        )
+        return made
+
+    def test_it_is_decided_once_and_each_answer_has_its_id(self, make_planner, policy_of, counted):
+        planner, active = make_planner(), policy_of()
+        task = Task(GEMM, {}, {}, {}, 1e8, 0, 1e-5)
+        verdict = active.compiled.verdict({})
+        first, again = (planner.decide(task, verdict, active, number) for number in ("one", "two"))
+        assert counted == [1e8]
+        assert (first[0].decision_id, again[0].decision_id) == ("one", "two")
+        assert first[1] == again[1]
+
+    @pytest.mark.parametrize("change", ["queue", "model", "policy"])
+    def test_what_has_changed_is_decided_anew(self, make_planner, policy_of, fleet, counted, change):
+        planner, active = make_planner(), policy_of()
+        task = Task(GEMM, {}, {}, {}, 1e8, 0, 1e-5)
+        before, _ranking = planner.decide(task, active.compiled.verdict({}), active, "one")
+        if change == "queue":
+            fleet.backends["metal.mlx"].worker.load(1.0)
+        elif change == "model":
+            for _ in range(20):
+                fleet.backends["metal.mlx"].pairs[GEMM].model.observe(1e8, 1.0)
+            planner.forget(GEMM)
+        else:
+            active = policy_of("constraints: [{id: no, deny: [metal.mlx]}]\n", generation=2)
+        after, _ranking = planner.decide(task, active.compiled.verdict({}), active, "two")
+        assert (before.backend, after.backend) == ("metal.mlx", "ane.coreml")
+        assert len(counted) == 2
 
 
 class TestColdStarts:

@@ -317,6 +317,20 @@ class TestLearning:
         assert pair.model.drifted
         assert drifts == [16]
 
+    def test_brief_tasks_of_a_well_known_pair_are_reckoned_with_together(
+        self, router, session, pair, take, monkeypatch
+    ):
+        reckoned = []
+        good = pair.model.reckon
+        monkeypatch.setattr(pair.model, "reckon", lambda: reckoned.append(pair.model.observations) or good())
+        take(1e-4)
+        for _ in range(44):
+            run(router, session)
+        assert reckoned == [*range(1, 33), 36, 40, 44]
+        take(2e-3)  # one that is worth it by itself
+        run(router, session)
+        assert reckoned[-1] == 45
+
     def test_the_way_there_and_back_is_learnt_for_every_workload(self, router, session, pair, take):
         heard = []
         router.on_change = lambda workload, minor: heard.append((workload, minor))
