@@ -146,9 +146,10 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag(
         name="METAL_GPU_SHADERS",
         group=PHASE_2,
+        default=True,
         owner="metal plugin",
-        effect="Use Metal shaders written for one workload where a plugin has them.",
-        inert="this version has no kernel written as a Metal shader; every backend runs the workload's common kernel",
+        effect="Metal shaders compute Monte Carlo prices and historical VaR on metal_gpu; false leaves that to the common kernels.",
+        devices=_METAL,
     ),
     Flag(
         name="ZERO_COPY_MEMORY",
@@ -161,9 +162,11 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag(
         name="GPU_MESSAGEBUS",
         group=PHASE_2,
-        owner="bus plugin",
-        effect="Keep messages between engines in memory that the GPU can read.",
-        inert="this version ships no message bus; a GPU dispatch takes over 100 µs, so a bus on the GPU would be slower",
+        default=True,
+        owner="metal plugin",
+        effect="A Metal shader conflates messages for their fan-out on metal_gpu (websocket.conflate_fanout); false leaves that to "
+        "the common kernel. No bus runs on the GPU: a dispatch takes over 100 µs, longer than messages should.",
+        devices=_METAL,
     ),
     # -- Phase 3 ------------------------------------------------------------------------------------------------------
     Flag(
@@ -245,8 +248,8 @@ FLAGS: Final[tuple[Flag, ...]] = (
         name="UNIFIED_MEMORY_OPTIMIZATION",
         group=FOUNDATION,
         owner="metal plugin",
-        effect="Let GPU and CPU work on the same pages.",
-        inert="this version ships no backend that adopts host memory, and torch has no public way to on mps",
+        effect="metal.mlx computes on a client's pages where they lie: on inputs that need no rounding and start on a page.",
+        devices=_METAL,
     ),
     # -- Routing ------------------------------------------------------------------------------------------------------
     Flag(
@@ -332,7 +335,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         group=DEBUG,
         owner="sensor plugin",
         effect="Read temperature, power and utilisation of the devices.",
-        inert="this version ships no sensor plugin; a policy sees the facts that no sensor gives as missing",
+        inert="what plugins' sensors tell is read whenever policies or the router use it, and never otherwise: nothing to switch",
     ),
 )
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import psutil
-import pytest
 
 from routerd import connect
 from routerd.client import Router
@@ -26,6 +25,7 @@ from routerd.memory import receive
 from routerd.protocol import HEADER
 
 START_SECONDS = 30.0
+_ROOT = Path(__file__).parents[1]
 
 
 class Segments(NamedTuple):
@@ -37,7 +37,11 @@ class Segments(NamedTuple):
 
 
 class DaemonProcess:
-    """A daemon with a directory of its own. Socket paths are short: a pytest path can pass the limit of 103 bytes."""
+    """A daemon with a directory of its own. Socket paths are short: a pytest path can pass the limit of 103 bytes.
+
+    It does without the plugins ``metal`` and ``cuda``, for whose workers most tests would only wait, unless ``plugins_deny``
+    says so.
+    """
 
     def __init__(self, environment: dict[str, str] | None = None, **settings: object) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="rd-"))
@@ -45,6 +49,7 @@ class DaemonProcess:
         self.state = self.directory / "state"
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("ROUTERD_")}
         self.env |= {"ROUTERD_SOCKET": str(self.socket), "ROUTERD_STATE_DIR": str(self.state)}
+        settings = {"plugins_deny": "metal,cuda", **settings}
         self.env |= {f"ROUTERD_{name.upper()}": str(value) for name, value in settings.items()}
         self.env |= environment or {}
         self.process: subprocess.Popen[bytes] | None = None
@@ -57,7 +62,8 @@ class DaemonProcess:
 
     def start(self) -> DaemonProcess:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "routerd"], env=self.env, stderr=log, stdout=log)
+            command = [sys.executable, "-m", "tests.impatient"]
+            self.process = subprocess.Popen(command, env=self.env, cwd=_ROOT, stderr=log, stdout=log)
         return self
 
     def refuse(self) -> tuple[int, str]:
@@ -72,6 +78,8 @@ class DaemonProcess:
         try:
             return connect(self.socket, timeout=START_SECONDS, **arguments)
         except DaemonUnreachable:
+            import pytest  # not for the processes of tests that only use the rest of this
+
             pytest.fail(f"the daemon does not serve: {self.log.read_text()}")
 
     def workers(self) -> list[psutil.Process]:

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from routerd.errors import OutOfMemory
-from routerd.interfaces import NEEDS, Execution, HostArrays, Namespace, Params, Workload
+from routerd.interfaces import NEEDS, Execution, HostArrays, Kernel, Namespace, Params, Workload
 
 _NO_BUFFERS: Mapping[str, Any] = {}
 
@@ -16,9 +16,14 @@ NO_CORE_ML = "only the neural engine's plugin on macOS can run it"
 
 
 def execute_kernel(
-    namespace: Namespace, workload: Workload, params: Params, inputs: HostArrays, into: HostArrays = _NO_BUFFERS
+    namespace: Namespace,
+    workload: Workload,
+    params: Params,
+    inputs: HostArrays,
+    into: HostArrays = _NO_BUFFERS,
+    kernel: Kernel | None = None,
 ) -> Execution:
-    """Run the workload's own kernel on ``namespace``; outputs come back as host arrays.
+    """Run the workload's own kernel, or ``kernel`` in its place, on ``namespace``; outputs come back as host arrays.
 
     ``into`` holds host buffers that outputs may be written to; an output that was is the buffer itself.
     Raises ``OutOfMemory`` where the host or the device ran out of it, and whatever else the kernel raises.
@@ -27,17 +32,14 @@ def execute_kernel(
         started = perf_counter()
         arrays = {name: namespace.from_host(array) for name, array in inputs.items()}
         loaded = perf_counter()
-        results = workload.kernel(namespace, params, arrays)
+        results = (kernel or workload.kernel)(namespace, params, arrays)
         namespace.synchronize()
         computed = perf_counter()
         outputs = {name: namespace.to_host(array, out=into.get(name)) for name, array in results.items()}
         unloaded = perf_counter()
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            raise OutOfMemory(
-                f"{workload.name} needs more memory than {namespace.name} can get: {_first_line(error)}; "
-                f"send smaller inputs or let another backend take it"
-            ) from error
+            raise out_of_memory(workload, namespace, error) from error
         raise
     return Execution(outputs, (loaded - started) + (unloaded - computed), computed - loaded)
 
@@ -67,13 +69,28 @@ def contract_namespace(workload: Workload) -> Namespace:
     return NumpyNamespace()
 
 
+def out_of_memory(workload: Workload, namespace: Namespace, error: BaseException) -> OutOfMemory:
+    """What a framework's own complaint is called here."""
+    return OutOfMemory(
+        f"{workload.name} needs more memory than {namespace.name} can get: {_first_line(error)}; "
+        f"send smaller inputs or let another backend take it"
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a framework means that memory ran out. torch and MLX say so in a ``RuntimeError`` of their own words."""
     if isinstance(error, MemoryError):
         return True
     words = str(error).lower()
     return isinstance(error, RuntimeError) and any(
-        phrase in words for phrase in ("out of memory", "allocate memory", "attempting to allocate")
+        phrase in words
+        for phrase in (
+            "out of memory",
+            "allocate memory",
+            "attempting to allocate",
+            "unable to allocate",
+            "insufficient memory",
+        )
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,14 +21,18 @@ class MlxNamespace:
 
     MLX evaluates lazily and never writes in place: an update such as ``x += 1`` gives a new array, so a kernel that relies
     on one name seeing what was done through another would differ here. It is proved like every other.
+
+    With ``adopt``, input that needs no rounding and starts on a memory page is used where it lies, if the device can: only
+    Apple's GPU does.
     """
 
     name = "mlx"
 
-    def __init__(self, device: str = "gpu") -> None:
+    def __init__(self, device: str = "gpu", *, adopt: bool = False) -> None:
         import mlx.core as mx
 
         self._mx = mx
+        self._adopt = adopt
         self._device = mx.Device(mx.gpu if device == "gpu" else mx.cpu)
         mx.set_default_device(self._device)  # lazy arrays remember the stream that they were made on
         self.xp: Any = _ArrayApi(mx)
@@ -72,7 +77,10 @@ class MlxNamespace:
         if host.dtype.kind == "f":
             # Rounded on the host: an array of float64 must not reach a GPU.
             host = host.astype(np.float32, copy=False)
-        return self._mx.array(np.asarray(host, order="C"))
+        host = np.asarray(host, order="C")
+        if self._adopt and host.nbytes and host.ctypes.data % mmap.PAGESIZE == 0:
+            return self._mx.asarray(host, copy=None)  # None: MLX copies where the device cannot adopt
+        return self._mx.array(host)
 
     def to_host(self, array: Any, *, out: Any = None) -> np.ndarray[Any, Any]:
         host = np.array(array, copy=False)

@@ -29,6 +29,12 @@ def test_a_kernel_runs_and_its_stages_are_timed() -> None:
     assert execution.kernel_seconds > 0.0
 
 
+def test_a_backend_may_run_a_kernel_of_its_own() -> None:
+    a = np.eye(2)
+    own = execute_kernel(NumpyNamespace(), GEMM, {}, {"a": a, "b": a}, kernel=lambda *_: {"c": a + 1.0})
+    np.testing.assert_array_equal(own.outputs["c"], a + 1.0)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -36,6 +42,8 @@ def test_a_kernel_runs_and_its_stages_are_timed() -> None:
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"),
         RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)\nhint"),
         RuntimeError("[metal::malloc] Attempting to allocate 9 bytes which is greater than"),
+        RuntimeError("[malloc] Unable to allocate 9 bytes."),
+        RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory (00000008)."),
     ],
 )
 def test_running_out_of_memory_has_one_name(error: Exception) -> None:
