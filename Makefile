@@ -60,6 +60,7 @@ bench: $(VENV)/.test ## measure and print the figures beside their targets
 	@$(BIN)/python -m benchmarks.batching
 	@$(BIN)/python -m benchmarks.hybrid
 	@$(BIN)/python -m benchmarks.workloads
+	@$(BIN)/python -m benchmarks.backends
 
 fuzz: $(VENV)/.test ## try generated frames, tasks and policies for SECONDS (120) in all, beyond what the tests do
 	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),120)
