@@ -1,4 +1,4 @@
-"""Whether an array is finite, at the speed of one pass of a linear-algebra library."""
+"""Whether an array is finite, in one pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_zero_beside_it_hides_nothing():
 
 
 @pytest.mark.parametrize(("dtype", "large"), [("float64", 1e300), ("float32", 3e38)])
-def test_numbers_whose_squares_are_none_are_finite(dtype, large):
+def test_numbers_whose_sum_is_none_are_finite(dtype, large):
     array = np.full(100, large, dtype=dtype)
     assert all_finite(array)
     array[50] = np.nan
