@@ -7,11 +7,12 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,10 +41,11 @@ class DaemonProcess:
     """A daemon with a directory of its own. Socket paths are short: a pytest path can pass the limit of 103 bytes.
 
     It does without the plugins ``metal`` and ``cuda``, for whose workers most tests would only wait, unless ``plugins_deny``
-    says so.
+    says so. ``patient``: it takes all the time that the product takes to time again what may have been disturbed.
     """
 
-    def __init__(self, environment: dict[str, str] | None = None, **settings: object) -> None:
+    def __init__(self, environment: dict[str, str] | None = None, *, patient: bool = False, **settings: object) -> None:
+        self._command = [sys.executable, "-m", "routerd" if patient else "tests.impatient"]
         self.directory = Path(tempfile.mkdtemp(prefix="rd-"))
         self.socket = self.directory / "s" / "routerd.sock"
         self.state = self.directory / "state"
@@ -62,8 +64,7 @@ class DaemonProcess:
 
     def start(self) -> DaemonProcess:
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "tests.impatient"]
-            self.process = subprocess.Popen(command, env=self.env, cwd=_ROOT, stderr=log, stdout=log)
+            self.process = subprocess.Popen(self._command, env=self.env, cwd=_ROOT, stderr=log, stdout=log)
         return self
 
     def refuse(self) -> tuple[int, str]:
@@ -189,11 +190,33 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
+def hand_down(source: DaemonProcess, state: Path, *, without: Collection[str] = ()) -> None:
+    """What a running daemon has proved and timed, but for these workloads, is known to one that will start with this state."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    name = "routerd.sqlite3"
+    with (
+        contextlib.closing(sqlite3.connect(source.state / name)) as theirs,
+        contextlib.closing(sqlite3.connect(state / name)) as own,
+        own,
+    ):
+        theirs.backup(own)
+        own.execute("DELETE FROM decisions")
+        own.execute("DELETE FROM policies")
+        own.executemany("DELETE FROM calibrations WHERE workload = ?", [(one,) for one in without])
+    (state / name).chmod(0o600)
+
+
+def leave_out(directory: Path, *modules: str) -> None:
+    """With this directory on the path, importing these modules fails as if they were not installed."""
+    for name in modules:
+        (directory / f"{name}.py").write_text(f"raise ImportError('left out for speed', name={name!r})\n")
+
+
 @contextlib.contextmanager
 def daemons(directory: Path) -> Iterator[Callable[..., DaemonProcess]]:
     """Makes daemons, not started, and removes them all in the end."""
     made: list[DaemonProcess] = []
-    directory.joinpath("torch.py").write_text("raise ImportError('left out for speed', name='torch')\n")
+    leave_out(directory, "torch")
 
     def make(*, torch: bool = False, environment: dict[str, str] | None = None, **settings: Any) -> DaemonProcess:
         defaults = {"calibrate_when_idle": "false", "calibration_run_seconds": 0.02}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,15 +151,49 @@ def moody_daemon(private_daemon: Callable[..., DaemonProcess], tmp_path: Path) -
 
     ``666001`` to ``666004`` as first element of the input make moody.one raise, exit, hang or take 0.6 s.
     """
+    return partial(_moody, private_daemon, tmp_path)
 
-    def make(specs: dict[str, dict[str, Any]] | None = None, **settings: Any) -> DaemonProcess:
-        install_plugin(tmp_path, "acme", PLUGIN.replace("SPECS = {}", f"SPECS = {specs or {}}"))
-        policy = tmp_path / "policy.yaml"
-        policy.write_text(MOODY_POLICY)
-        environment = {"PYTHONPATH": str(tmp_path), **settings.pop("environment", {})}
-        return private_daemon(environment=environment, **{"policy_paths": policy, **settings})
 
-    return make
+@pytest.fixture(scope="session")
+def moody_knowledge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state directory in which ``linalg.gemm`` is proved and timed on ``moody.one`` and ``cpu.numpy``."""
+    directory = tmp_path_factory.mktemp("knowledge")
+    with daemons(tmp_path_factory.mktemp("without")) as make:
+        # Beside the plugin lies what lies beside it later: what was measured counts for the same files only.
+        process = _moody(make, tmp_path_factory.mktemp("moody")).start()
+        with process.connect(name="setup") as router:
+            router.call("calibrate", {"workloads": ["linalg.gemm"]})
+        assert process.stop() == 0
+        return Path(shutil.copytree(process.state, directory / "state"))
+
+
+@pytest.fixture
+def timed_moody_daemon(
+    moody_daemon: Callable[..., DaemonProcess], moody_knowledge: Path
+) -> Callable[..., DaemonProcess]:
+    """Starts daemons with ``moody.one``, which know ``linalg.gemm`` from an earlier run and have it warm."""
+
+    def start(**settings: Any) -> DaemonProcess:
+        process = moody_daemon(**settings)
+        shutil.copytree(moody_knowledge, process.state)
+        with process.start().connect(name="setup") as router:
+            router.call("calibrate", {"workloads": ["linalg.gemm"]})
+        return process
+
+    return start
+
+
+def _moody(
+    make: Callable[..., DaemonProcess],
+    directory: Path,
+    specs: dict[str, dict[str, Any]] | None = None,
+    **settings: Any,
+) -> DaemonProcess:
+    install_plugin(directory, "acme", PLUGIN.replace("SPECS = {}", f"SPECS = {specs or {}}"))
+    policy = directory / "policy.yaml"
+    policy.write_text(MOODY_POLICY)
+    environment = {"PYTHONPATH": str(directory), **settings.pop("environment", {})}
+    return make(environment=environment, **{"policy_paths": policy, **settings})
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -53,31 +54,45 @@ default: {objective: {latency: 1.0}}
 admission: {max_queue_ms: 30s, max_in_flight_per_client: 256}
 """
 B = np.arange(6.0).reshape(2, 3)
-SETTINGS = {"calibration_run_seconds": 1.0}  # of larger sizes, too: what was not timed is not joined
-
-
-def started(make, directory, **settings):
-    """A daemon with a backend that takes long to launch, on which two workloads were timed."""
-    install_plugin(directory, "launching", PLUGIN)
-    policy = directory / "policy.yaml"
-    policy.write_text(POLICY)
-    process = make(environment={"PYTHONPATH": str(directory)}, policy_paths=policy, **SETTINGS, **settings).start()
-    with process.connect(name="launching") as router:
-        router.call("calibrate", {"workloads": ["linalg.gemm", "analytics.performance"]})
-        assert router.run("linalg.gemm", a=rows(1), b=B).ran_on.backend == "launching.one"
-    return process
+SETTINGS = {"calibration_run_seconds": 0.4}  # of larger sizes, too: what was not timed is not joined
 
 
 @pytest.fixture(scope="module")
-def launching(module_daemon, tmp_path_factory):
+def started(module_daemon, tmp_path_factory):
+    """Starts daemons with a backend that takes long to launch, on which two workloads were timed: once, for all of them."""
+    directory = tmp_path_factory.mktemp("launching")
+    install_plugin(directory, "launching", PLUGIN)
+    policy = directory / "policy.yaml"
+    policy.write_text(POLICY)
+    environment = {"PYTHONPATH": str(directory)}
+
+    def timed(process):
+        with process.start().connect(name="launching") as router:
+            router.call("calibrate", {"workloads": ["linalg.gemm", "analytics.performance"]})
+            assert router.run("linalg.gemm", a=rows(1), b=B).ran_on.backend == "launching.one"
+        return process
+
+    first = timed(module_daemon(environment=environment, policy_paths=policy, **SETTINGS))
+    assert first.stop() == 0
+
+    def start(make=module_daemon, **settings):
+        process = make(environment=environment, policy_paths=policy, **SETTINGS, **settings)
+        shutil.copytree(first.state, process.state)
+        return timed(process)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def launching(started):
     """One for all tests that leave it as it is."""
-    return started(module_daemon, tmp_path_factory.mktemp("launching"))
+    return started()
 
 
 @pytest.fixture
-def own(private_daemon, tmp_path):
+def own(started, private_daemon):
     """Starts one for a test alone."""
-    return lambda **settings: started(private_daemon, tmp_path, **settings)
+    return lambda **settings: started(private_daemon, **settings)
 
 
 def rows(value, count=1):

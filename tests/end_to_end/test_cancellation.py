@@ -20,10 +20,9 @@ def idle(status):
 
 
 @pytest.fixture
-def moody(moody_daemon):
-    process = moody_daemon().start()
+def moody(timed_moody_daemon):
+    process = timed_moody_daemon()
     with process.connect(name="moody") as router:
-        router.call("calibrate", {"workloads": [GEMM]})
         assert router.decide(GEMM, m=50, k=50, n=50).backend == "moody.one"
     return process
 

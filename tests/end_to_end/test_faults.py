@@ -30,11 +30,10 @@ def worker_of(router, name):
 
 
 @pytest.fixture
-def moody(moody_daemon):
+def moody(timed_moody_daemon):
     """A daemon with a proved moody backend, and the client that is sent to it."""
-    process = moody_daemon().start()
+    process = timed_moody_daemon()
     with process.connect(name="moody") as router:
-        router.call("calibrate", {"workloads": ["linalg.gemm"]})
         assert router.run("linalg.gemm", a=asking(1.0), **GEMM)["c"][0, 0] == 2.0
         assert router.decide("linalg.gemm", m=1, k=2, n=1).backend == "moody.one"
         yield process, router
@@ -70,7 +69,7 @@ class TestWhileATaskRuns:
         assert worker["pid"] != pid
         assert router.run("linalg.gemm", a=asking(1.0), **GEMM).ran_on.backend == "moody.one"
 
-    def test_a_worker_that_is_killed(self, moody, moods, until, daemon):
+    def test_a_worker_that_is_killed(self, moody, moods, until):
         process, router = moody
         with process.connect(name="watcher") as watcher:
             import threading
@@ -159,10 +158,9 @@ class TestIdleWorkersKilled:
         assert "internal error" not in process.log.read_text()
 
 
-def test_a_hanging_task_is_finished_elsewhere_and_its_worker_replaced(moody_daemon, moods, until):
-    process = moody_daemon(task_timeout_seconds=1, torch=True).start()
+def test_a_hanging_task_is_finished_elsewhere_and_its_worker_replaced(timed_moody_daemon, moods, until):
+    process = timed_moody_daemon(task_timeout_seconds=1, torch=True)
     with process.connect(name="moody") as router:
-        router.call("calibrate", {"workloads": ["linalg.gemm"]})
         pid = worker_of(router, "hybrid/moody")["pid"]
         started = time.monotonic()
         falls_back(router, moods.hang, "the task did not end within 1 s on worker hybrid/moody")

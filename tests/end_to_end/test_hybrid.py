@@ -15,7 +15,7 @@ from routerd.namespaces.execution import execute_kernel
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads import builtin_workloads
 from routerd.workloads.content import relative_error
-from tests.processes import install_plugin, wait_until
+from tests.processes import hand_down, install_plugin, wait_until
 
 WORKLOADS = {workload.name: workload for workload in builtin_workloads()}
 GREEKS = "risk.greeks_batch"
@@ -125,7 +125,7 @@ def paced(module_daemon, tmp_path_factory):
     policy = directory / "policy.yaml"
     policy.write_text(POLICY)
     process = module_daemon(
-        environment={"PYTHONPATH": str(directory)}, policy_paths=policy, calibration_run_seconds=0.1
+        environment={"PYTHONPATH": str(directory)}, patient=True, policy_paths=policy, calibration_run_seconds=0.1
     ).start()
     with process.connect(name="setup") as router:
         router.call("calibrate", {"workloads": [GREEKS]})
@@ -270,7 +270,7 @@ class TestSurviving:
             run(router, example)
 
     def test_nothing_is_left_of_tasks_that_have_ended(self, client, paced):
-        router, example = client("free-always"), options()
+        router, example = client("free-always"), options(ROWS // 5)
         watcher = client("watcher")
         ready(watcher)
 
@@ -299,25 +299,14 @@ def ready(router):
         assert pair["state"] == "calibrated", pair
 
 
-def test_what_was_timed_is_known_after_a_restart(private_daemon, tmp_path):
-    source = PLUGIN.replace("LOCKFILE", "").replace("SLEEP", str(PACE))
-    install_plugin(tmp_path, "paced", source)
-    policy = tmp_path / "policy.yaml"
-    policy.write_text(POLICY)
-    process = private_daemon(
-        environment={"PYTHONPATH": str(tmp_path)}, policy_paths=policy, calibration_run_seconds=0.02
-    )
-    for first in (True, False):
-        process.start()
-        process.wait_ready("free.one", "free.two")
-        with process.connect(name="free", table=False) as router:
-            if first:
-                for _ in range(2):  # the pairs, then the team that a decision about them forms
-                    router.call("calibrate", {"workloads": [GREEKS]})
-                    router.decide(GREEKS, N=ROWS)
-            wait_until(lambda router=router: reason(router.decide(GREEKS, N=ROWS)) is None)
-            assert router.decide(GREEKS, N=ROWS).backend == "hybrid"
-        assert process.stop() == 0
+def test_what_was_timed_is_known_after_a_restart(paced):
+    with paced.connect(name="free", table=False) as router:
+        assert router.decide(GREEKS, N=ROWS).backend == "hybrid"
+    assert paced.stop() == 0
+    paced.start().wait_ready("free.one", "free.two")
+    with paced.connect(name="free", table=False) as router:
+        wait_until(lambda: reason(router.decide(GREEKS, N=ROWS)) is None)
+        assert router.decide(GREEKS, N=ROWS).backend == "hybrid"
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -336,12 +325,13 @@ def test_torch_and_numpy_together_give_what_the_contract_gives(together, name):
 
 
 @pytest.fixture(scope="module")
-def together(module_daemon, tmp_path_factory):
-    """A client of a daemon with NumPy and torch, whose policy shares what can be shared."""
+def together(module_daemon, daemon, tmp_path_factory):
+    """A client of a daemon with NumPy and torch, whose policy shares what can be shared. What each can alone it knows."""
     policy = tmp_path_factory.mktemp("together") / "policy.yaml"
     policy.write_text(TOGETHER)
-    process = module_daemon(torch=True, policy_paths=policy).start()
-    with process.connect(name="together", table=False) as router:
+    process = module_daemon(torch=True, policy_paths=policy)
+    hand_down(daemon, process.state)
+    with process.start().connect(name="together", table=False) as router:
         router.call("calibrate", {"workloads": SHARED})
         yield router
     assert process.stop() == 0

@@ -66,7 +66,7 @@ def test_synchronous_clients_get_every_answer_across_a_restart(served, until, nu
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_what_runs_is_run_by_the_next_daemon(served, until, option, number):
     """Work is cut in the middle; the caller sees a longer call and nothing else."""
-    long = {**option, "num_simulations": 12_000_000, "tolerance": 0.0}
+    long = {**option, "num_simulations": 6_000_000, "tolerance": 0.0}
 
     async def main():
         async with aio.connect(served.socket, table=False) as router, asyncio.timeout(120.0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -34,10 +35,11 @@ def from_table(decision):
 
 
 @pytest.fixture
-def timed(private_daemon):
+def timed(private_daemon, moody_knowledge):
     """A daemon whose table has answers about linalg.gemm."""
-    process = private_daemon().start()
-    with process.connect(name="setup") as router:
+    process = private_daemon()
+    shutil.copytree(moody_knowledge, process.state)
+    with process.start().connect(name="setup") as router:
         router.call("calibrate", {"workloads": [GEMM]})
     return process
 
@@ -294,10 +296,9 @@ class TestStore:
         assert timed.log.read_text().count("Traceback") == 0
 
     @pytest.mark.parametrize("payload", [b"", bytes(range(200))])
-    def test_one_pair_that_cannot_be_read_is_measured_again_and_the_others_are_kept(self, moody_daemon, payload):
-        process = moody_daemon().start()
+    def test_one_pair_that_cannot_be_read_is_measured_again_and_the_others_are_kept(self, timed_moody_daemon, payload):
+        process = timed_moody_daemon()
         with process.connect() as router:
-            router.call("calibrate", {"workloads": [GEMM]})
             before = self.known(router)
         assert process.stop() == 0
         with contextlib.closing(sqlite3.connect(process.state / "routerd.sqlite3")) as database, database:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from threadpoolctl import threadpool_limits
 
 from routerd.client.table import Table, View
 from routerd.costs.model import CostModel, ModelState, Point
@@ -127,6 +128,13 @@ class TableReader:
         slot = self._daemon.locate(self._session, Locate(workload)).slot
         found = self.reader.read(slot)
         return None if found is None else decode(found[1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """What tests compute in this process is small: a pool of threads mostly spins, while other processes want the cores."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture

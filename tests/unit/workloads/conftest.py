@@ -43,6 +43,12 @@ def make_namespace(name: str) -> Namespace:
     return mlx_namespace() if library == "mlx" else NumpyNamespace()
 
 
+@pytest.fixture(scope="session")
+def namespace_named() -> Callable[[str], Namespace]:
+    """Makes a namespace: ``numpy``, ``torch-float64``, ``torch-float32`` or ``mlx-float32``."""
+    return make_namespace
+
+
 @pytest.fixture(params=["numpy", "torch-float64"])
 def precise(request: pytest.FixtureRequest) -> Namespace:
     """A namespace that computes in float64."""

@@ -15,6 +15,7 @@ from routerd.errors import InvalidArray
 from routerd.interfaces import Namespace
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.analytics import PERFORMANCE
+from tests.near import near
 
 Run = Callable[..., dict[str, Any]]
 
@@ -53,12 +54,12 @@ def test_agrees_with_empyrical(
     returns = np.maximum(volatility * (0.05 + rng.standard_normal((rows, columns))), -0.99)
     out = run(PERFORMANCE, {"returns": returns}, periods_per_year=periods, risk_free=risk_free)
     expected = reference(returns, periods, risk_free)
-    assert out["statistics"] == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
+    assert out["statistics"] == near(expected, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
 def test_agrees_with_empyrical_on_real_prices(real_prices: np.ndarray, run: Run) -> None:
     returns = real_prices[1:] / real_prices[:-1] - 1.0
-    assert run(PERFORMANCE, {"returns": returns})["statistics"] == pytest.approx(reference(returns), rel=1e-10)
+    assert run(PERFORMANCE, {"returns": returns})["statistics"] == near(reference(returns), rel=1e-10)
 
 
 def test_drawdown_by_hand(run: Run) -> None:
@@ -78,7 +79,7 @@ def test_total_loss_is_a_drawdown_of_one(rows: int, run: Run) -> None:
     returns[1] = -1.0
     statistics = run(PERFORMANCE, {"returns": returns})["statistics"]
     assert statistics[0, 2] == -1.0
-    assert statistics == pytest.approx(reference(returns), rel=1e-10)
+    assert statistics == near(reference(returns), rel=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_the_size_of_a_block_changes_nothing(run: Run) -> None:
     small = NumpyNamespace()
     small.block = 2_000
     whole = run(PERFORMANCE, {"returns": returns})["statistics"]
-    assert run(PERFORMANCE, {"returns": returns}, namespace=small)["statistics"] == pytest.approx(whole, rel=1e-12)
+    assert run(PERFORMANCE, {"returns": returns}, namespace=small)["statistics"] == near(whole, rel=1e-12)
 
 
 def test_one_period_is_refused(run: Run) -> None:

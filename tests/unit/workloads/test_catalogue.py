@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from routerd.errors import InvalidParameter
-from routerd.interfaces import Namespace, Workload
+from routerd.interfaces import Example, Namespace, Workload
 from routerd.namespaces.execution import refusal
 from routerd.types import ArrayRef
 from routerd.workloads import builtin_workloads
@@ -26,6 +27,27 @@ _TEST_OPERATIONS = 5e7
 def _works(workload: Workload) -> list[float]:
     low, high = workload.work_range
     return list(np.geomspace(low, min(high, _TEST_OPERATIONS if workload.matmul_bound else _TEST_WORK), 4))
+
+
+class Computed(NamedTuple):
+    """An example and what the contract gives for it."""
+
+    example: Example
+    outputs: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def contract(run: Callable[..., dict[str, Any]]) -> Callable[[str, int, int], Computed]:
+    """``contract(name, number, seed)``: of the workload's ``number``-th size; computed once for all that is compared with it."""
+    workloads = {workload.name: workload for workload in builtin_workloads()}
+
+    @cache
+    def computed(name: str, number: int, seed: int) -> Computed:
+        workload = workloads[name]
+        example = workload.example(_works(workload)[number], np.random.default_rng(seed))
+        return Computed(example, run(workload, example.arrays, **example.params))
+
+    return computed
 
 
 def skip_where_refused(workload: Workload, namespace: Namespace) -> None:
@@ -73,27 +95,33 @@ def test_outputs_have_the_declared_names_and_shapes(workload: Workload, run: Cal
 @every_workload
 @pytest.mark.parametrize("seed", range(3))
 def test_float64_on_torch_agrees_with_the_contract(
-    workload: Workload, seed: int, precise: Namespace, run: Callable[..., dict[str, Any]]
+    workload: Workload,
+    seed: int,
+    run: Callable[..., dict[str, Any]],
+    contract: Callable[[str, int, int], Computed],
+    namespace_named: Callable[[str], Namespace],
 ) -> None:
+    precise = namespace_named("torch-float64")
     skip_where_refused(workload, precise)
-    example = workload.example(_works(workload)[2], np.random.default_rng(seed))
-    contract = run(workload, example.arrays, **example.params)
-    assert (
-        relative_error(workload, run(workload, example.arrays, namespace=precise, **example.params), contract) < 1e-11
-    )
+    example, expected = contract(workload.name, 2, seed)
+    outputs = run(workload, example.arrays, namespace=precise, **example.params)
+    assert relative_error(workload, outputs, expected) < 1e-11
 
 
 @every_workload
 @pytest.mark.parametrize("seed", range(3))
 def test_float32_stays_within_the_default_tolerance(
-    workload: Workload, seed: int, single: Namespace, run: Callable[..., dict[str, Any]]
+    workload: Workload,
+    seed: int,
+    single: Namespace,
+    run: Callable[..., dict[str, Any]],
+    contract: Callable[[str, int, int], Computed],
 ) -> None:
     skip_where_refused(workload, single)
-    for work in _works(workload):
-        example = workload.example(work, np.random.default_rng(seed))
-        contract = run(workload, example.arrays, **example.params)
-        error = relative_error(workload, run(workload, example.arrays, namespace=single, **example.params), contract)
-        assert error <= workload.tolerance / 2
+    for number in range(len(_works(workload))):
+        example, expected = contract(workload.name, number, seed)
+        outputs = run(workload, example.arrays, namespace=single, **example.params)
+        assert relative_error(workload, outputs, expected) <= workload.tolerance / 2
 
 
 @pytest.mark.parametrize("name", ["linalg.gemm", "ml.mlp_inference"])

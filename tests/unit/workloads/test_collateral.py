@@ -14,6 +14,7 @@ from routerd.errors import InvalidArray, InvalidParameter
 from routerd.interfaces import Example, Namespace
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.collateral import HAIRCUT, MARGIN_SBA
+from tests.near import near
 
 Run = Callable[..., dict[str, Any]]
 
@@ -37,8 +38,8 @@ def test_haircut_agrees_with_a_plain_loop(run: Run, seed: int, count: int, accou
         market[account] += quantity * price * fx
         collateral[account] += quantity * price * (1.0 - haircut) * fx
     out = run(HAIRCUT, arrays, num_accounts=accounts)
-    assert out["collateral_value"] == pytest.approx(np.array(collateral), rel=1e-12, abs=1e-8)
-    assert out["market_value"] == pytest.approx(np.array(market), rel=1e-12, abs=1e-8)
+    assert out["collateral_value"] == near(np.array(collateral), rel=1e-12, abs=1e-8)
+    assert out["market_value"] == near(np.array(market), rel=1e-12, abs=1e-8)
 
 
 def test_haircut_agrees_with_pandas_on_real_prices(run: Run, precise: Namespace, real_prices: np.ndarray) -> None:
@@ -50,7 +51,7 @@ def test_haircut_agrees_with_pandas_on_real_prices(run: Run, precise: Namespace,
     value = frame.quantity * frame.price * (1.0 - frame.haircut) * frame.fx
     expected = value.groupby(frame.account).sum().to_numpy()
     out = run(HAIRCUT, arrays, namespace=precise, num_accounts=100)
-    assert out["collateral_value"] == pytest.approx(expected, rel=1e-12)
+    assert out["collateral_value"] == near(expected, rel=1e-12)
 
 
 def test_accounts_without_positions_are_worth_nothing(run: Run) -> None:
@@ -64,14 +65,14 @@ def test_accounts_without_positions_are_worth_nothing(run: Run) -> None:
 def test_the_extreme_haircuts(haircut: float, kept: float, run: Run) -> None:
     arrays = positions(np.random.default_rng(1), 50, 4)
     out = run(HAIRCUT, {**arrays, "haircut": np.full(50, haircut)}, num_accounts=4)
-    assert out["collateral_value"] == pytest.approx(kept * out["market_value"], rel=1e-14)
+    assert out["collateral_value"] == near(kept * out["market_value"], rel=1e-14)
 
 
 def test_accounts_may_be_32_bit_integers(run: Run, single: Namespace) -> None:
     arrays = positions(np.random.default_rng(2), 500, 10)
     wide = run(HAIRCUT, arrays, namespace=single, num_accounts=10)
     narrow = run(HAIRCUT, {**arrays, "account": arrays["account"].astype(np.int32)}, namespace=single, num_accounts=10)
-    assert narrow["collateral_value"] == pytest.approx(wide["collateral_value"], rel=1e-6)
+    assert narrow["collateral_value"] == near(wide["collateral_value"], rel=1e-6)
 
 
 def test_a_long_account_loses_no_precision_in_float32(run: Run, single: Namespace) -> None:
@@ -79,7 +80,7 @@ def test_a_long_account_loses_no_precision_in_float32(run: Run, single: Namespac
     rng = np.random.default_rng(3)
     arrays = {**positions(rng, 1_000_000, 1), "quantity": rng.uniform(0.0, 100.0, 1_000_000)}
     contract = run(HAIRCUT, arrays, num_accounts=1)["market_value"]
-    assert run(HAIRCUT, arrays, namespace=single, num_accounts=1)["market_value"] == pytest.approx(contract, rel=2e-6)
+    assert run(HAIRCUT, arrays, namespace=single, num_accounts=1)["market_value"] == near(contract, rel=2e-6)
 
 
 def test_haircut_does_not_depend_on_the_size_of_a_block(run: Run) -> None:
@@ -88,7 +89,7 @@ def test_haircut_does_not_depend_on_the_size_of_a_block(run: Run) -> None:
     small.block = 7
     whole = run(HAIRCUT, arrays, num_accounts=3)
     blocked = run(HAIRCUT, arrays, namespace=small, num_accounts=3)
-    assert blocked["collateral_value"] == pytest.approx(whole["collateral_value"], rel=1e-12)
+    assert blocked["collateral_value"] == near(whole["collateral_value"], rel=1e-12)
 
 
 @given(shares=st.lists(st.floats(0.01, 1.0), min_size=1, max_size=5))
@@ -99,7 +100,7 @@ def test_haircut_of_parts_adds_up(run: Run, shares: list[float]) -> None:
     parts = [run(HAIRCUT, part.arrays, **part.params) for part in HAIRCUT.split(whole, shares)]
     merged, expected = HAIRCUT.merge(whole, parts), run(HAIRCUT, whole.arrays, **whole.params)
     for name, values in expected.items():
-        assert merged[name] == pytest.approx(values, rel=1e-12, abs=1e-9)
+        assert merged[name] == near(values, rel=1e-12, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +179,8 @@ def test_margin_agrees_with_the_text_of_the_standard(run: Run, seed: int, factor
     arrays = book(np.random.default_rng(seed), 4, factors, buckets)
     expected = [[basel_margin(arrays, account, scenario)[0] for scenario in SCENARIOS] for account in range(4)]
     out = run(MARGIN_SBA, arrays)
-    assert out["scenario_margins"] == pytest.approx(np.array(expected), rel=1e-9, abs=1e-6)
-    assert out["margin"] == pytest.approx(np.max(expected, axis=1), rel=1e-9, abs=1e-6)
+    assert out["scenario_margins"] == near(np.array(expected), rel=1e-9, abs=1e-6)
+    assert out["margin"] == near(np.max(expected, axis=1), rel=1e-9, abs=1e-6)
 
 
 def test_alternative_sums_are_taken_where_needed(run: Run, precise: Namespace) -> None:
@@ -191,7 +192,7 @@ def test_alternative_sums_are_taken_where_needed(run: Run, precise: Namespace) -
     ]
     assert {needed for _, needed in results} == {False, True}
     out = run(MARGIN_SBA, example.arrays, namespace=precise)
-    assert out["scenario_margins"].ravel() == pytest.approx(np.array([margin for margin, _ in results]), rel=1e-11)
+    assert out["scenario_margins"].ravel() == near(np.array([margin for margin, _ in results]), rel=1e-11)
 
 
 def test_margin_agrees_with_the_dense_quadratic_form(run: Run, precise: Namespace) -> None:
@@ -252,7 +253,7 @@ def test_margin_does_not_depend_on_the_size_of_a_block(run: Run) -> None:
     small = NumpyNamespace()
     small.block = 30
     whole, blocked = run(MARGIN_SBA, arrays), run(MARGIN_SBA, arrays, namespace=small)
-    assert blocked["scenario_margins"] == pytest.approx(whole["scenario_margins"], rel=1e-11)
+    assert blocked["scenario_margins"] == near(whole["scenario_margins"], rel=1e-11)
 
 
 @given(shares=st.lists(st.floats(0.01, 1.0), min_size=1, max_size=5))
@@ -263,7 +264,7 @@ def test_margins_of_parts_follow_each_other(run: Run, shares: list[float]) -> No
     parts = [run(MARGIN_SBA, part.arrays) for part in MARGIN_SBA.split(whole, shares)]
     merged, expected = MARGIN_SBA.merge(whole, parts), run(MARGIN_SBA, whole.arrays)
     for name, values in expected.items():
-        assert merged[name] == pytest.approx(values, rel=1e-11)
+        assert merged[name] == near(values, rel=1e-11)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from routerd.errors import InvalidArray, InvalidParameter
 from routerd.interfaces import Example, Namespace
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.execution import ALMGREN_CHRISS
+from tests.near import near
 
 Run = Callable[..., dict[str, Any]]
 Order = dict[str, float]
@@ -74,10 +75,10 @@ def test_schedules_solve_the_quadratic_programme(run: Run, seed: int, periods: i
     out = run(ALMGREN_CHRISS, arrays, num_periods=periods, fixed_cost=fixed_cost)
     for row, order in enumerate(each(arrays)):
         trades = best_trades(order, periods)
-        assert out["trades"][row] == pytest.approx(trades, rel=1e-7, abs=1e-9 * order["shares"])
+        assert out["trades"][row] == near(trades, rel=1e-7, abs=1e-9 * order["shares"])
         cost, variance = cost_and_variance(order, trades, fixed_cost)
-        assert out["expected_cost"][row] == pytest.approx(cost, rel=1e-9)
-        assert out["cost_variance"][row] == pytest.approx(variance, rel=1e-8, abs=1e-12 * order["shares"] ** 2)
+        assert out["expected_cost"][row] == near(cost, rel=1e-9)
+        assert out["cost_variance"][row] == near(variance, rel=1e-8, abs=1e-12 * order["shares"] ** 2)
 
 
 def test_an_optimiser_finds_nothing_better(run: Run) -> None:
@@ -124,8 +125,8 @@ def test_cost_and_variance_have_the_closed_form_of_the_paper(run: Run) -> None:
         * (tau * np.sinh(kappa * horizon) * np.cosh(kappa * (horizon - tau)) - horizon * np.sinh(kappa * tau))
         / (np.sinh(kappa * horizon) ** 2 * np.sinh(kappa * tau))
     )
-    assert out["expected_cost"] == pytest.approx(cost, rel=1e-10)
-    assert out["cost_variance"] == pytest.approx(variance, rel=1e-7)
+    assert out["expected_cost"] == near(cost, rel=1e-10)
+    assert out["cost_variance"] == near(variance, rel=1e-7)
 
 
 def test_all_is_sold_and_holdings_only_fall(run: Run, precise: Namespace) -> None:
@@ -133,8 +134,8 @@ def test_all_is_sold_and_holdings_only_fall(run: Run, precise: Namespace) -> Non
     out = run(ALMGREN_CHRISS, arrays, namespace=precise, num_periods=30)
     assert np.array_equal(out["holdings"][:, 0], arrays["shares"]) and (out["holdings"][:, -1] == 0.0).all()
     assert (out["trades"] > 0.0).all()
-    assert out["trades"].sum(axis=1) == pytest.approx(arrays["shares"], rel=1e-12)
-    assert -np.diff(out["holdings"]) == pytest.approx(out["trades"], rel=1e-9, abs=1e-9 * arrays["shares"].max())
+    assert out["trades"].sum(axis=1) == near(arrays["shares"], rel=1e-12)
+    assert -np.diff(out["holdings"]) == near(out["trades"], rel=1e-9, abs=1e-9 * arrays["shares"].max())
 
 
 @pytest.mark.parametrize("patient", [{"risk_aversion": 0.0}, {"volatility": 0.0}, {"risk_aversion": 1e-40}])
@@ -205,7 +206,7 @@ def test_the_size_of_a_block_changes_no_schedule(run: Run) -> None:
     small.block = 30
     whole = run(ALMGREN_CHRISS, arrays, num_periods=10)
     for name, values in run(ALMGREN_CHRISS, arrays, namespace=small, num_periods=10).items():
-        assert values == pytest.approx(whole[name], rel=1e-14)
+        assert values == near(whole[name], rel=1e-14)
 
 
 @settings(max_examples=10, deadline=None)
@@ -216,7 +217,7 @@ def test_parts_of_schedules_merge_to_the_whole(run: Run, shares: list[float]) ->
     parts = [run(ALMGREN_CHRISS, part.arrays, **part.params) for part in ALMGREN_CHRISS.split(whole, shares)]
     merged = ALMGREN_CHRISS.merge(whole, parts)
     for name, expected in run(ALMGREN_CHRISS, whole.arrays, **whole.params).items():
-        assert merged[name] == pytest.approx(expected, rel=1e-14)
+        assert merged[name] == near(expected, rel=1e-14)
 
 
 def test_permanent_impact_must_leave_something_of_the_temporary(run: Run) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from routerd.errors import InvalidArray
 from routerd.interfaces import Example, Namespace
 from routerd.workloads.factor import RISK_DECOMPOSE
+from tests.near import near
 
 Run = Callable[..., dict[str, Any]]
 
@@ -41,11 +42,11 @@ def assert_agrees_with_dense(arrays: dict[str, np.ndarray], out: dict[str, np.nd
     volatility = np.sqrt(variance)
     specific = weights**2 @ arrays["specific_variance"] / variance
     assert out["volatility"] == pytest.approx(volatility, rel=1e-10)
-    assert out["marginal_contribution"] == pytest.approx(product / volatility[:, None], rel=1e-9, abs=1e-12)
-    assert out["percentage_contribution"] == pytest.approx(weights * product / variance[:, None], rel=1e-9, abs=1e-12)
+    assert out["marginal_contribution"] == near(product / volatility[:, None], rel=1e-9, abs=1e-12)
+    assert out["percentage_contribution"] == near(weights * product / variance[:, None], rel=1e-9, abs=1e-12)
     assert out["specific_share"] == pytest.approx(specific, rel=1e-9)
     assert out["factor_share"] == pytest.approx(1.0 - specific, rel=1e-9, abs=1e-12)
-    assert out["factor_exposure"] == pytest.approx(weights @ arrays["exposures"], rel=1e-9, abs=1e-12)
+    assert out["factor_exposure"] == near(weights @ arrays["exposures"], rel=1e-9, abs=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
@@ -137,7 +138,7 @@ def test_portfolios_do_not_touch_each_other(run: Run, precise: Namespace) -> Non
     together = run(RISK_DECOMPOSE, arrays, namespace=precise)
     alone = run(RISK_DECOMPOSE, {**arrays, "weights": arrays["weights"][3:4]}, namespace=precise)
     for name, values in alone.items():
-        assert together[name][3:4] == pytest.approx(values, rel=1e-11, abs=1e-14)
+        assert together[name][3:4] == near(values, rel=1e-11, abs=1e-14)
 
 
 @given(shares=st.lists(st.floats(0.01, 1.0), min_size=1, max_size=5))
@@ -149,7 +150,7 @@ def test_parts_follow_each_other(run: Run, shares: list[float]) -> None:
     merged, expected = RISK_DECOMPOSE.merge(whole, parts), run(RISK_DECOMPOSE, whole.arrays)
     assert merged.keys() == expected.keys()
     for name, values in expected.items():
-        assert merged[name] == pytest.approx(values, rel=1e-11, abs=1e-14)
+        assert merged[name] == near(values, rel=1e-11, abs=1e-14)
 
 
 def test_a_singular_covariance_rounded_to_float32_is_accepted(run: Run) -> None:

@@ -16,6 +16,7 @@ from routerd.errors import InvalidArray, InvalidParameter
 from routerd.interfaces import Example, Namespace, Workload
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.indicators import ATR, BBANDS, EMA, MACD, RSI, SMA, WORKLOADS
+from tests.near import near
 
 Run = Callable[..., dict[str, Any]]
 AGREEMENT = 2e-9
@@ -135,7 +136,7 @@ def test_bands_keep_all_digits_however_high_the_prices(tick: float, level: float
     close = level + np.cumsum(steps, axis=0)
     out = run(BBANDS, {"close": close}, namespace=precise, period=10)
     for name, expected in exact_bands(close, 10).items():
-        assert out[name] == pytest.approx(expected, rel=1e-15, abs=1e-12, nan_ok=True)
+        assert out[name] == near(expected, rel=1e-15, abs=1e-12, nan_ok=True)
 
 
 def test_bands_take_their_own_number_of_deviations(run: Run) -> None:
@@ -159,10 +160,10 @@ def test_single_precision_survives_high_prices_with_small_moves(single: Namespac
     ):
         outputs = run(workload, {"close": close}, namespace=single)
         contract = run(workload, {"close": close})
-        assert outputs[name] == pytest.approx(contract[name], rel=0.0, abs=size, nan_ok=True), name
+        assert outputs[name] == near(contract[name], rel=0.0, abs=size, nan_ok=True), name
     bands = {space: run(BBANDS, {"close": close}, namespace=space) for space in (single, NumpyNamespace())}
     widths = [out["upper"] - out["lower"] for out in bands.values()]
-    assert widths[0] == pytest.approx(widths[1], rel=0.0, abs=4 * rounded, nan_ok=True)
+    assert widths[0] == near(widths[1], rel=0.0, abs=4 * rounded, nan_ok=True)
 
 
 @every_indicator
@@ -176,20 +177,20 @@ def test_the_shortest_series_gives_one_value(workload: Workload, run: Run) -> No
     expected = reference(workload, arrays, params)
     for name, values in run(workload, arrays, **params).items():
         assert np.isnan(values[:-1]).all() and np.isfinite(values[-1]).all()
-        assert values == pytest.approx(expected[name], rel=AGREEMENT, abs=AGREEMENT, nan_ok=True)
+        assert values == near(expected[name], rel=AGREEMENT, abs=AGREEMENT, nan_ok=True)
 
 
 @pytest.mark.parametrize(("workload", "name"), [(SMA, "sma"), (EMA, "ema"), (BBANDS, "middle"), (BBANDS, "upper")])
 def test_a_period_of_one_is_the_series(workload: Workload, name: str, run: Run) -> None:
     close = np.random.default_rng(0).random((30, 2))
-    assert run(workload, {"close": close}, period=1)[name] == pytest.approx(close, rel=1e-15)
+    assert run(workload, {"close": close}, period=1)[name] == near(close, rel=1e-15)
 
 
 def test_a_period_of_one_is_the_true_range(run: Run) -> None:
     talib = pytest.importorskip("talib", reason="TA-Lib is not installed")
     arrays = bars(walk(0, 50, 1))
     expected = talib.TRANGE(*(array[:, 0].copy() for array in arrays.values()))
-    assert run(ATR, arrays, period=1)["atr"][:, 0] == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    assert run(ATR, arrays, period=1)["atr"][:, 0] == near(expected, rel=1e-12, nan_ok=True)
 
 
 @every_indicator
@@ -199,7 +200,7 @@ def test_the_size_of_a_block_changes_nothing(workload: Workload, run: Run) -> No
     small.block = 50
     blocks = run(workload, arrays, namespace=small, **params)
     for name, whole in run(workload, arrays, **params).items():
-        assert blocks[name] == pytest.approx(whole, rel=1e-12, abs=1e-12, nan_ok=True)
+        assert blocks[name] == near(whole, rel=1e-12, abs=1e-12, nan_ok=True)
 
 
 @settings(max_examples=10, deadline=None)
@@ -211,7 +212,7 @@ def test_series_do_not_touch_each_other(workload: Workload, run: Run, shares: li
     parts = [run(workload, part.arrays, **part.params) for part in workload.split(whole, shares)]
     merged = workload.merge(whole, parts)
     for name, values in run(workload, whole.arrays, **whole.params).items():
-        assert merged[name] == pytest.approx(values, rel=1e-12, abs=1e-12, nan_ok=True)
+        assert merged[name] == near(values, rel=1e-12, abs=1e-12, nan_ok=True)
 
 
 @every_indicator

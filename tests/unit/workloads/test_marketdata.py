@@ -15,6 +15,7 @@ from routerd.interfaces import Example
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.marketdata import OHLCV_BARS
 from routerd.workloads.ticks import tick_stream
+from tests.near import near
 
 Run = Callable[..., dict[str, Any]]
 SIZES: dict[str, tuple[str, float]] = {
@@ -81,7 +82,7 @@ def loop(ticks: dict[str, np.ndarray], bar_type: str, size: float) -> dict[str, 
 def assert_same(actual: dict[str, Any], expected: dict[str, Any]) -> None:
     assert actual.keys() == expected.keys()
     assert np.array_equal(actual["bars"][:, :5], expected["bars"][:, :5])
-    assert actual["bars"][:, 5] == pytest.approx(expected["bars"][:, 5], rel=1e-13, nan_ok=True)
+    assert actual["bars"][:, 5] == near(expected["bars"][:, 5], rel=1e-13, nan_ok=True)
     for name in actual.keys() - {"bars"}:
         assert actual[name].dtype == np.int64
         assert np.array_equal(actual[name], expected[name]), name
@@ -124,7 +125,7 @@ def test_weekly_bars_of_real_closes_are_those_of_pandas(run: Run, real_prices: n
     ticks = stream([1.0] * len(days), timestamp=days.astype(np.int64), price=close.to_numpy())
     bars = run(OHLCV_BARS, ticks, interval_seconds=7 * 86_400.0)["bars"]
     assert np.array_equal(bars[:, :4], close.resample("7D", origin="epoch").ohlc().to_numpy())
-    assert bars[:, 5] == pytest.approx(close.resample("7D", origin="epoch").mean().to_numpy(), rel=1e-14)
+    assert bars[:, 5] == near(close.resample("7D", origin="epoch").mean().to_numpy(), rel=1e-14)
 
 
 @every_bar_type

@@ -17,6 +17,7 @@ from routerd.interfaces import Namespace
 from routerd.namespaces.execution import refusal
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.microstructure import VPIN
+from tests.near import near
 
 Run = Callable[..., dict[str, Any]]
 
@@ -64,7 +65,7 @@ def assert_agrees(
 ) -> None:
     out = one(run, {"close": close, "volume": volume}, bucket_volume=size, window=window, **options)
     vpin, bars = loop(close, volume, size, window)
-    assert out["vpin"] == pytest.approx(np.array(vpin), rel=rel, abs=1e-12)
+    assert out["vpin"] == near(np.array(vpin), rel=rel, abs=1e-12)
     assert out["bar"].dtype == np.int64 and out["bar"].tolist() == bars
 
 
@@ -156,7 +157,7 @@ def test_the_mirrored_price_has_the_same_toxicity(run: Run) -> None:
     close, volume = market(7, 2_000)
     out = one(run, {"close": close, "volume": volume}, bucket_volume=900.0)
     mirrored = one(run, {"close": 9_000.0 - close, "volume": volume}, bucket_volume=900.0)
-    assert mirrored["vpin"] == pytest.approx(out["vpin"], rel=1e-12)
+    assert mirrored["vpin"] == near(out["vpin"], rel=1e-12)
 
 
 @pytest.mark.parametrize("block", [2, 14, 600])
@@ -168,7 +169,7 @@ def test_the_size_of_a_block_changes_nothing(run: Run, block: int) -> None:
         options = {"bucket_volume": size, "window": 10}
         whole = one(run, {"close": close, "volume": volume}, **options)
         parts = one(run, {"close": close, "volume": volume}, namespace=small, **options)
-        assert parts["vpin"] == pytest.approx(whole["vpin"], rel=1e-11)
+        assert parts["vpin"] == near(whole["vpin"], rel=1e-11)
         assert np.array_equal(parts["bar"], whole["bar"])
 
 

@@ -11,6 +11,7 @@ import pytest
 from routerd.errors import InvalidArray
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.ml import MLP_INFERENCE
+from tests.near import near
 
 Run = Callable[..., dict[str, Any]]
 
@@ -39,7 +40,7 @@ def test_agrees_with_scikit_learn(shape: tuple[int, int, int, int, int], run: Ru
     model.n_layers_, model.n_outputs_, model.out_activation_ = 4, shape[4], "identity"
     model.n_features_in_ = shape[1]
     expected = model.predict(arrays["x"]).reshape(shape[0], shape[4])
-    assert run(MLP_INFERENCE, arrays)["y"] == pytest.approx(expected, rel=1e-12, abs=1e-10)
+    assert run(MLP_INFERENCE, arrays)["y"] == near(expected, rel=1e-12, abs=1e-10)
 
 
 def test_one_row_by_hand(run: Run) -> None:
@@ -60,7 +61,7 @@ def test_the_result_lands_in_the_output_buffer() -> None:
     buffer = np.empty((10, 2))
     result = MLP_INFERENCE.kernel(NumpyNamespace({"y": buffer}), {}, arrays)["y"]
     assert result is buffer
-    assert result == pytest.approx(MLP_INFERENCE.kernel(NumpyNamespace(), {}, arrays)["y"], rel=1e-14)
+    assert result == near(MLP_INFERENCE.kernel(NumpyNamespace(), {}, arrays)["y"], rel=1e-14)
 
 
 def test_layers_that_do_not_fit_are_refused(run: Run) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from routerd.interfaces import Namespace
 from routerd.workloads.normal import density_and_distribution
+from tests.near import near
 
 
 def evaluate(namespace: Namespace, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +28,7 @@ def test_distribution_is_accurate_relative_to_its_size(
 def test_density(precise: Namespace) -> None:
     x = np.linspace(-8.0, 8.0, 1_001)
     density, _ = evaluate(precise, x)
-    assert density == pytest.approx(np.exp(-0.5 * x * x) / np.sqrt(2.0 * np.pi), rel=1e-14)
+    assert density == near(np.exp(-0.5 * x * x) / np.sqrt(2.0 * np.pi), rel=1e-14)
 
 
 def test_extremes_are_exact(precise: Namespace) -> None:

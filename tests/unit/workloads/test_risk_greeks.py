@@ -14,6 +14,7 @@ from routerd.errors import InvalidArray
 from routerd.interfaces import Namespace
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.risk import GREEKS_BATCH
+from tests.near import near
 
 Run = Callable[..., dict[str, Any]]
 COLUMNS = ("price", "delta", "gamma", "vega", "theta", "rho")
@@ -38,7 +39,7 @@ def test_greeks_agree_with_quantlib(option_type: str, run: Run) -> None:
             calculator.theta(spot, maturity),
             calculator.rho(maturity),
         ]
-        assert row == pytest.approx(expected, rel=1e-10, abs=1e-11)
+        assert row == near(expected, rel=1e-10, abs=1e-11)
 
 
 def test_greeks_are_the_derivatives_of_the_price(run: Run) -> None:
@@ -69,11 +70,11 @@ def test_put_call_parity(run: Run) -> None:
     put = run(GREEKS_BATCH, arrays, option_type="put")["greeks"]
     spot, strike, _, maturity, rate = arrays.values()
     discounted = strike * np.exp(-rate * maturity)
-    assert call[:, 0] - put[:, 0] == pytest.approx(spot - discounted, rel=1e-12, abs=1e-11)
+    assert call[:, 0] - put[:, 0] == near(spot - discounted, rel=1e-12, abs=1e-11)
     assert call[:, 1] - put[:, 1] == pytest.approx(1.0, rel=1e-12)
-    assert call[:, 2:4] == pytest.approx(put[:, 2:4], rel=1e-9, abs=1e-14)
-    assert call[:, 4] - put[:, 4] == pytest.approx(-rate * discounted, rel=1e-10, abs=1e-11)
-    assert call[:, 5] - put[:, 5] == pytest.approx(maturity * discounted, rel=1e-12)
+    assert call[:, 2:4] == near(put[:, 2:4], rel=1e-9, abs=1e-14)
+    assert call[:, 4] - put[:, 4] == near(-rate * discounted, rel=1e-10, abs=1e-11)
+    assert call[:, 5] - put[:, 5] == near(maturity * discounted, rel=1e-12)
 
 
 def test_deep_in_and_out_of_the_money(run: Run) -> None:
@@ -96,9 +97,7 @@ def test_the_size_of_a_block_does_not_change_greeks(run: Run) -> None:
     arrays = GREEKS_BATCH.example(1_001, np.random.default_rng(0)).arrays
     small = NumpyNamespace()
     small.block = 64
-    assert run(GREEKS_BATCH, arrays, namespace=small)["greeks"] == pytest.approx(
-        run(GREEKS_BATCH, arrays)["greeks"], rel=1e-13
-    )
+    assert run(GREEKS_BATCH, arrays, namespace=small)["greeks"] == near(run(GREEKS_BATCH, arrays)["greeks"], rel=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +172,7 @@ def test_parts_merged_are_the_whole(shares: tuple[float, ...], run: Run) -> None
     parts = GREEKS_BATCH.split(whole, shares)
     outputs = [run(GREEKS_BATCH, part.arrays, **part.params) for part in parts]
     merged = GREEKS_BATCH.merge(whole, outputs)
-    assert merged["greeks"] == pytest.approx(run(GREEKS_BATCH, whole.arrays, **whole.params)["greeks"], rel=1e-13)
+    assert merged["greeks"] == near(run(GREEKS_BATCH, whole.arrays, **whole.params)["greeks"], rel=1e-13)
 
 
 @pytest.mark.parametrize("option_type", ["call", "put"])

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from routerd.errors import InvalidArray
 from routerd.interfaces import Namespace
 from routerd.workloads.risk import VAR_HISTORICAL
+from tests.near import near
 
 Run = Callable[..., dict[str, Any]]
 
@@ -107,7 +108,7 @@ def test_agrees_with_skfolio(run: Run) -> None:
 def test_losses_are_those_of_the_scenarios_in_their_order(run: Run) -> None:
     whole = VAR_HISTORICAL.example(5_000, np.random.default_rng(1))
     losses = run(VAR_HISTORICAL, whole.arrays, notional=50.0)["losses"]
-    assert losses == pytest.approx(-50.0 * whole.arrays["returns"] @ whole.arrays["weights"], rel=1e-12, abs=1e-13)
+    assert losses == near(-50.0 * whole.arrays["returns"] @ whole.arrays["weights"], rel=1e-12, abs=1e-13)
 
 
 def test_the_order_of_scenarios_does_not_matter(precise: Namespace, run: Run) -> None:
@@ -116,7 +117,7 @@ def test_the_order_of_scenarios_does_not_matter(precise: Namespace, run: Run) ->
     straight = run(VAR_HISTORICAL, arrays, namespace=precise)
     shuffled = run(VAR_HISTORICAL, {**arrays, "returns": arrays["returns"][order]}, namespace=precise)
     for name in ("value_at_risk", "expected_shortfall", "component_var"):
-        assert shuffled[name] == pytest.approx(straight[name], rel=1e-11)
+        assert shuffled[name] == near(straight[name], rel=1e-11)
 
 
 @settings(max_examples=30, deadline=None)
@@ -141,7 +142,7 @@ def test_parts_merged_are_the_whole(run: Run, seed: int, scenarios: int, shares:
     expected = run(VAR_HISTORICAL, whole.arrays, **whole.params)
     assert merged.keys() == expected.keys()
     for name, value in expected.items():
-        assert merged[name] == pytest.approx(value, rel=1e-12, abs=1e-12)
+        assert merged[name] == near(value, rel=1e-12, abs=1e-12)
 
 
 def stock_returns() -> np.ndarray:

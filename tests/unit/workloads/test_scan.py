@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from routerd.interfaces import Namespace
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.scan import filled, joined, row_spans, smooth
+from tests.near import near
 
 
 def loop(series: np.ndarray, initial: np.ndarray, decay: float, weight: float) -> np.ndarray:
@@ -41,7 +42,7 @@ def test_smoothing_is_the_recurrence_however_the_rows_are_cut(
         smooth(NumpyNamespace(), [series[low:high].copy() for low, high in pairwise(edges)], initial, decay, 0.7)
     )
     assert [block.shape[0] for block in out] == [high - low for low, high in pairwise(edges)]
-    assert np.concatenate(out) == pytest.approx(expected, rel=1e-11)
+    assert np.concatenate(out) == near(expected, rel=1e-11)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(70_000, 1), (5_000, 2)])
@@ -49,7 +50,7 @@ def test_smoothing_many_rows_goes_through_every_level(rows: int, columns: int, p
     rng = np.random.default_rng(0)
     series, initial = rng.random((rows, columns)), rng.random(columns)
     (out,) = smooth(precise, [precise.from_host(series.copy())], precise.from_host(initial), 0.9995, 0.05)
-    assert precise.to_host(out) == pytest.approx(loop(series, initial, 0.9995, 0.05), rel=1e-12)
+    assert precise.to_host(out) == near(loop(series, initial, 0.9995, 0.05), rel=1e-12)
 
 
 def test_what_is_done_with_a_block_does_not_reach_the_next() -> None:
@@ -58,7 +59,7 @@ def test_what_is_done_with_a_block_does_not_reach_the_next() -> None:
     for block in smooth(NumpyNamespace(), [series[:20].copy(), series[20:].copy()], np.zeros(2), 0.9, 1.0):
         out.append(block.copy())
         block[:] = 0.0
-    assert np.concatenate(out) == pytest.approx(loop(series, np.zeros(2), 0.9, 1.0), rel=1e-13)
+    assert np.concatenate(out) == near(loop(series, np.zeros(2), 0.9, 1.0), rel=1e-13)
 
 
 def test_smoothing_fades_without_losing_relative_precision() -> None:

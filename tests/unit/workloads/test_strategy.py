@@ -16,6 +16,7 @@ from routerd.errors import InvalidArray, InvalidParameter
 from routerd.interfaces import Example, Namespace
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.strategy import BACKTEST_SMA_SWEEP
+from tests.near import near
 
 Run = Callable[..., dict[str, Any]]
 Outputs = dict[str, Any]
@@ -68,8 +69,8 @@ def by_pandas(close: np.ndarray, windows: np.ndarray, cost: float, allow_short: 
 
 def assert_same(out: Outputs, expected: Outputs, rel: float = 1e-10) -> None:
     assert np.array_equal(out["turnover"], expected["turnover"])
-    assert out["equity"] == pytest.approx(expected["equity"], rel=rel, abs=1e-12)
-    assert out["statistics"] == pytest.approx(expected["statistics"], rel=rel, abs=max(1e-11, rel / 10), nan_ok=True)
+    assert out["equity"] == near(expected["equity"], rel=rel, abs=1e-12)
+    assert out["statistics"] == near(expected["statistics"], rel=rel, abs=max(1e-11, rel / 10), nan_ok=True)
 
 
 @settings(max_examples=60, deadline=None)

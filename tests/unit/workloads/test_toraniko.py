@@ -17,6 +17,7 @@ from routerd.errors import InvalidArray, InvalidParameter
 from routerd.interfaces import Example, Namespace
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.toraniko import FACTOR_RETURNS
+from tests.near import near
 
 Run = Callable[..., dict[str, Any]]
 MANY = 20  # dates enough for products that serve all of them
@@ -183,10 +184,10 @@ def test_the_unit_of_a_style_changes_its_return_alone(run: Run, single: Namespac
 def test_sectors_sum_to_zero_and_residuals_are_orthogonal_to_styles(run: Run, precise: Namespace) -> None:
     arrays = panel(np.random.default_rng(6), MANY, 60)
     out = run(FACTOR_RETURNS, arrays, namespace=precise)
-    assert np.sum(out["factor_returns"][:, 1:5], axis=1) == pytest.approx(np.zeros(MANY), abs=1e-15)
+    assert np.sum(out["factor_returns"][:, 1:5], axis=1) == near(np.zeros(MANY), abs=1e-15)
     weighted = out["residuals"] * np.sqrt(arrays["market_cap"])
     moments = (weighted[:, None, :] @ arrays["style"])[:, 0, :]
-    assert moments == pytest.approx(np.zeros((MANY, 2)), abs=1e-9 * np.abs(weighted).sum())
+    assert moments == near(np.zeros((MANY, 2)), abs=1e-9 * np.abs(weighted).sum())
 
 
 def test_returns_that_follow_the_model_leave_nothing(run: Run) -> None:
@@ -194,8 +195,8 @@ def test_returns_that_follow_the_model_leave_nothing(run: Run) -> None:
     factors = np.array([0.01, 0.02, -0.01, 0.005, -0.015])
     arrays["returns"] = np.tile(factors[0] + arrays["sector"][0] @ factors[1:], (2, 1))
     out = run(FACTOR_RETURNS, arrays, winsor_factor=0.0)
-    assert out["factor_returns"] == pytest.approx(np.tile([*factors, 0.0, 0.0], (2, 1)), abs=1e-14)
-    assert out["residuals"] == pytest.approx(np.zeros((2, 40)), abs=1e-14)
+    assert out["factor_returns"] == near(np.tile([*factors, 0.0, 0.0], (2, 1)), abs=1e-14)
+    assert out["residuals"] == near(np.zeros((2, 40)), abs=1e-14)
 
 
 def test_one_name_is_the_market(run: Run) -> None:

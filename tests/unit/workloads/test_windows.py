@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from routerd.interfaces import Namespace
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.workloads.windows import window_moments, window_moved, window_spans, window_sums
+from tests.near import near
 
 
 def windows(series: np.ndarray, length: int) -> list[np.ndarray]:
@@ -29,11 +30,11 @@ def test_sums_and_scatters_of_every_window(seed: int, rows: int, columns: int, d
     length = data.draw(st.integers(1, rows))
     series = 1e4 + np.random.default_rng(seed).random((rows, columns))
     sums, scatter = window_moments(series, length)
-    assert sums == pytest.approx(np.array([window.sum(axis=0) for window in windows(series, length)]), rel=1e-14)
-    assert window_sums(series, length) == pytest.approx(sums, rel=1e-14)
+    assert sums == near(np.array([window.sum(axis=0) for window in windows(series, length)]), rel=1e-14)
+    assert window_sums(series, length) == near(sums, rel=1e-14)
     expected = [[exact_scatter(column) for column in window.T] for window in windows(series, length)]
     # The prices themselves are rounded to 2e-12, about 1e-11 of a deviation.
-    assert scatter == pytest.approx(np.array(expected), rel=1e-9, abs=1e-18)
+    assert scatter == near(np.array(expected), rel=1e-9, abs=1e-18)
 
 
 @pytest.mark.parametrize("length", [1, 2, 10, 15, 49])
@@ -52,7 +53,7 @@ def test_scatters_keep_all_digits_however_high_the_prices(length: int) -> None:
     steps = np.cumsum(np.random.default_rng(0).integers(-3, 4, (300, 2)), axis=0).astype(float)
     _, low = window_moments(steps, length)
     _, high = window_moments(steps + 2.0**40, length)
-    assert high == pytest.approx(low, rel=1e-13)
+    assert high == near(low, rel=1e-13)
 
 
 @pytest.mark.parametrize("length", [2, 3, 5, 8, 21])
@@ -67,8 +68,8 @@ def test_windows_in_single_precision(single: Namespace) -> None:
     device = single.from_host(series - series[:1])
     sums, scatter = (single.to_host(one) for one in window_moments(device, 20))
     exact_sums, exact = window_moments(series - series[:1], 20)
-    assert sums == pytest.approx(exact_sums, rel=1e-6)
-    assert scatter == pytest.approx(exact, rel=1e-6)
+    assert sums == near(exact_sums, rel=1e-6)
+    assert scatter == near(exact, rel=1e-6)
     assert np.array_equal(single.to_host(window_moved(single, device, 20)), window_moved(NumpyNamespace(), series, 20))
 
 
