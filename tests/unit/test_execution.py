@@ -19,6 +19,7 @@ from routerd.errors import (
     Unavailable,
     WorkerCrashed,
 )
+from routerd.execution import _Course
 from routerd.protocol import Ask
 from routerd.types import ArrayRef
 from routerd.worker.dispatcher import Displaced
@@ -354,3 +355,11 @@ class TestCounters:
         counts = {name: (one.planned, one.ran, one.failed) for name, one in fleet.backends.items()}
         assert counts == {"metal.mlx": (3, 1, 2), "ane.coreml": (0, 2, 0), "cpu.numpy": (0, 0, 0)}
         assert router.executor.fallbacks == 2
+
+
+@pytest.mark.parametrize(("left_seconds", "late"), [(0.5e-3, True), (50e-3, False), (-1.0, True)])
+def test_a_deadline_that_a_timer_told_a_little_early_has_passed(left_seconds, late):
+    """Else the task would go on to the next backend, and end with that one's excuse in place of its deadline."""
+    task = SimpleNamespace(workload="linalg.gemm", deadline_seconds=1.0)
+    course = _Course(SimpleNamespace(task=task, ranking=()), None, time.perf_counter() - 1.0 + left_seconds)
+    assert course.is_late() is late
