@@ -15,12 +15,17 @@ from tests.faults.storm import serves, storm
 
 pytestmark = pytest.mark.timeout(SECONDS + 120.0)
 
-#: What may be said to a request that needed a descriptor, and to those who wait while a worker cannot be started.
-WITHOUT_DESCRIPTORS = frozenset({"limit_exceeded", "unavailable", "no_candidate", "overloaded", "worker_crashed"})
+#: What may be said to a request that needed a descriptor, in the daemon or for a worker to map its arrays, and to those who
+#: wait while a worker cannot be started.
+WITHOUT_DESCRIPTORS = frozenset(
+    {"limit_exceeded", "out_of_memory", "unavailable", "no_candidate", "overloaded", "worker_crashed"}
+)
+#: Few enough for the small disk: what fills it is to be the fault, not a long storm's own decisions.
+DECISIONS_KEPT = 1000
 
 
 def test_disk_full(make_daemon, knowledge, tmp_path, seed, seconds):
-    daemon = make_daemon()
+    daemon = make_daemon(decisions_kept=DECISIONS_KEPT)
     with small_disk(daemon.state, mebibytes=8):
         shutil.copytree(knowledge, daemon.state, dirs_exist_ok=True)
         daemon.start().wait_ready("cpu.numpy", "fickle.one", "steady.one")
