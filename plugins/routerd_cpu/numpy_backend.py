@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from routerd.errors import Unavailable
 from routerd.interfaces import Execution, HostArrays, Params, Workload
-from routerd.namespaces.execution import execute_kernel, refusal
+from routerd.namespaces.execution import execute_kernel, require_support
 from routerd.namespaces.numpy import NumpyNamespace
 from routerd.types import Device
 from routerd_cpu.processor import available_threads, describe, read_processor
@@ -23,9 +22,7 @@ class NumpyBackend:
 
     def supports(self, workload: Workload) -> bool:
         """Whatever is in the catalogue runs here, or there would be nothing to compare with; users' models may not."""
-        reason = refusal(workload, NumpyNamespace())
-        if reason is not None:
-            raise Unavailable(reason)
+        require_support(workload, NumpyNamespace())
         return True
 
     def prepare(self, workload: Workload) -> None:

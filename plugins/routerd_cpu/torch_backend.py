@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from routerd.errors import Unavailable
 from routerd.interfaces import Execution, HostArrays, Params, Workload
-from routerd.namespaces.execution import execute_kernel, refusal
+from routerd.namespaces.execution import execute_kernel, require_support
 from routerd.namespaces.torch import TorchNamespace
 from routerd.types import Device
 from routerd.workloads.binding import dims_of
@@ -32,9 +32,7 @@ class TorchBackend:
         return describe(read_processor(), threads=self._threads, torch=str(self._torch.__version__))
 
     def supports(self, workload: Workload) -> bool:
-        reason = refusal(workload, self._namespace)
-        if reason is not None:
-            raise Unavailable(reason)
+        require_support(workload, self._namespace)
         return True
 
     def prepare(self, workload: Workload) -> None:

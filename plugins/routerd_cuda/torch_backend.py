@@ -9,7 +9,7 @@ import traceback
 
 from routerd.errors import InvalidArray, OutOfMemory, Unavailable
 from routerd.interfaces import Execution, HostArrays, Params, Workload
-from routerd.namespaces.execution import execute_kernel, refusal
+from routerd.namespaces.execution import execute_kernel, require_support
 from routerd.types import Device
 from routerd_cuda.card import describe, driver_version, memory_share
 from routerd_cuda.driver import driver_problem
@@ -64,9 +64,7 @@ class TorchBackend:
         return describe(properties, driver=driver_version(), **versions)
 
     def supports(self, workload: Workload) -> bool:
-        reason = refusal(workload, self._namespace)
-        if reason is not None:
-            raise Unavailable(reason)
+        require_support(workload, self._namespace)
         return True
 
     def prepare(self, workload: Workload) -> None:

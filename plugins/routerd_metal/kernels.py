@@ -10,9 +10,9 @@ from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
 
-from routerd.errors import OutOfMemory, Unavailable
+from routerd.errors import OutOfMemory
 from routerd.interfaces import Execution, HostArrays, Kernel, Namespace, Params, Workload
-from routerd.namespaces.execution import execute_kernel, is_out_of_memory, out_of_memory, refusal
+from routerd.namespaces.execution import execute_kernel, is_out_of_memory, out_of_memory, require_support
 from routerd.types import Scalar
 from routerd_metal.fused import FUSED, Fused
 from routerd_metal.launching import SHADERS, Launcher
@@ -34,9 +34,7 @@ class KernelBackend(ABC):
         self._fused = fused
 
     def supports(self, workload: Workload) -> bool:
-        reason = refusal(workload, self._namespace)
-        if reason is not None:
-            raise Unavailable(reason)
+        require_support(workload, self._namespace)
         return True
 
     @abstractmethod

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
-from routerd.errors import OutOfMemory
+from routerd.errors import OutOfMemory, Unavailable
 from routerd.interfaces import NEEDS, Execution, HostArrays, Kernel, Namespace, Params, Workload
 
 _NO_BUFFERS: Mapping[str, Any] = {}
@@ -52,6 +52,13 @@ def refusal(workload: Workload, namespace: Namespace) -> str | None:
         if need in namespace.lacks:
             return f"{workload.name} needs {NEEDS[need]}: {namespace.lacks[need]}"
     return None
+
+
+def require_support(workload: Workload, namespace: Namespace) -> None:
+    """Raise ``Unavailable`` with the reason where the workload's own kernel cannot run on this namespace."""
+    reason = refusal(workload, namespace)
+    if reason is not None:
+        raise Unavailable(reason)
 
 
 def contract_namespace(workload: Workload) -> Namespace:
